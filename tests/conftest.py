@@ -1,0 +1,24 @@
+"""Fixtures for every test."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("default", deadline=None, max_examples=30)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def development_data() -> Path:
+    """The folder of real images that may lie beside the project; tests that need it skip where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder}")
+    return folder
