@@ -2,9 +2,10 @@
 
     w(x) = w_c(x) + w0 * exp(-(d1(x) + d2(x))^2 / (2 sigma^2))
 
-d1 and d2 are the distances from the background pixel x to the nearest and to the second nearest object, between pixel
-centers: a pixel beside an object has distance 1. What the paper leaves open is chosen here: w_c is the inverse frequency
-over the training pixels, the second term holds on the background only, and there is none with fewer than two objects.
+d1 and d2 are the distances from the background pixel x to the nearest and to the second nearest object, between the
+middles of pixels: a pixel beside an object has distance 1. What the paper leaves open is chosen here: w_c is the
+inverse frequency over the training pixels, the second term holds on the background only, and there is none with fewer
+than two objects.
 
 Warp instances first, then `insert_ridges`, then compute the weights: a warped weight map would break its thin ridges.
 Ignored pixels (negative labels) are no objects, and their weight is 0.
@@ -27,17 +28,17 @@ LARGEST_RATIO = 100.0  # between two class weights: a few stray pixels of a rare
 def insert_ridges(instances: Labels) -> Labels:
     """Return the instances with background wherever two of them touched.
 
-    Every object pixel with a pixel of another object among its eight neighbors becomes background, so a ridge is two
+    Every object pixel with a pixel of another object among its eight neighbours becomes background, so a ridge is two
     pixels wide and takes one from either side. An object that would vanish (all of its pixels touch) stays whole; then
-    the ridge is one pixel wide and on the neighbor's side, and two such objects remain in touch.
+    the ridge is one pixel wide and on the neighbour's side, and two such objects remain in touch.
 
     Parameters
     ----------
-    instances : (H, W), one id > 0 per object, 0 background, negative ignored (kept, and nobody's neighbor).
+    instances : (H, W), one id > 0 per object, 0 background, negative ignored (kept, and nobody's neighbour).
     """
     touching = np.zeros(instances.shape, dtype=bool)
     height, width = instances.shape
-    for rows, columns in ((0, 1), (1, 0), (1, 1), (1, -1)):  # the other four neighbors are these, seen from there
+    for rows, columns in ((0, 1), (1, 0), (1, 1), (1, -1)):  # the other four neighbours are these, seen from there
         here = np.s_[: height - rows, max(0, -columns) : width - max(0, columns)]
         there = np.s_[rows:, max(0, columns) : width + min(0, columns)]
         first, second = instances[here], instances[there]
@@ -118,7 +119,7 @@ def weight_map(
 
     Parameters
     ----------
-    target : (H, W) class indices, negative ignored; computed from `instances` after `insert_ridges` where there are any.
+    target : (H, W) class indices, negative ignored; made from the ridged instances where there are any.
     instances : (H, W) one id > 0 per object, or None for a mask without instances (then see `nearly_touching`).
     balance : one weight per class, see `class_balance`.
     border_weight : 0 leaves the class balance alone.
