@@ -256,6 +256,8 @@ class Augmentation:
     def __init__(self, settings: AugmentationSettings, *, patch_size: int, output_size: int) -> None:
         assert 0 < output_size <= patch_size
         assert (patch_size - output_size) % 2 == 0
+        self.patch_size = patch_size
+        self.output_size = output_size
         warp = Warp(patch_size, output_size, settings.elastic, settings.rotate, settings.flip, settings.scale)
         transforms: list[Any] = [warp]
         if settings.intensity > 0:

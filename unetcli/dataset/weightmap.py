@@ -147,7 +147,7 @@ def _sum_of_two_distances(instances: Labels, reach: float) -> Weights:
     Each object's distances are computed in its bounding box grown by the reach and merged into the two smallest so far:
     exact, no stack of one map per object, and cheap because objects are small.
     """
-    nearest = np.full(instances.shape, np.inf, dtype=np.float32)
+    nearest = np.full(instances.shape, np.inf, dtype=np.float32)  # squared distances until the end
     second = nearest.copy()
     compact = _compact(instances)
     grow = int(np.ceil(reach))  # d2 <= reach - d1 <= reach - 1
@@ -155,10 +155,11 @@ def _sum_of_two_distances(instances: Labels, reach: float) -> Weights:
         rows, columns = (slice(max(0, side.start - grow), side.stop + grow) for side in box)
         others = (compact[rows, columns] != label).view(np.uint8)
         distance = cv2.distanceTransform(others, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        squared = np.rint(distance * distance)  # whole again: OpenCV's roots differ in the last bit with the alignment
         d1, d2 = nearest[rows, columns], second[rows, columns]
-        np.minimum(d2, np.maximum(d1, distance), out=d2)
-        np.minimum(d1, distance, out=d1)
-    sums = nearest + second
+        np.minimum(d2, np.maximum(d1, squared), out=d2)
+        np.minimum(d1, squared, out=d1)
+    sums = np.sqrt(nearest) + np.sqrt(second)
     sums[(sums > reach) | (instances != 0)] = np.inf
     return sums
 
