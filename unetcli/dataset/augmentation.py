@@ -185,15 +185,14 @@ def _region(source: Source, positions: NDArray[np.float64]) -> tuple[NDArray[Any
 def resample(image: NDArray[Any], positions: NDArray[np.float32]) -> Image:
     """Return the image (H, W, C) read linearly at the positions (2, h, w), as float32 (h, w, C).
 
-    OpenCV 5 interpolates in float32; OpenCV 4 rounds positions to 1/32 pixel first, which training does not notice.
+    OpenCV 5 interpolates one channel in float32, but rounds positions to 1/32 pixel for two channels, as OpenCV 4 does
+    for any number. Channels are therefore read one by one; the rounding of OpenCV 4 is nothing that training notices.
     """
     y, x = positions
-    image = np.ascontiguousarray(image, dtype=np.float32)
     result = np.empty((*y.shape, image.shape[2]), dtype=np.float32)
-    for first in range(0, image.shape[2], 4):  # OpenCV promises no more than four channels at once
-        part = image[:, :, first : first + 4]
-        warped = cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        result[:, :, first : first + 4] = warped.reshape(*y.shape, -1)  # remap drops a single channel
+    for channel in range(image.shape[2]):
+        plane = np.ascontiguousarray(image[:, :, channel], dtype=np.float32)
+        result[:, :, channel] = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return result
 
 
