@@ -1,5 +1,10 @@
 """Slow, obvious twins of what the program does fast."""
 
+import itertools
+import math
+
+import numpy as np
+
 
 def border_weights_per_cell(instances, border_weight=10.0, border_sigma=5.0):
     """Equation 2's second term with one whole-image distance transform per cell."""
@@ -48,3 +53,70 @@ def read_at(image, positions, order):
     if image.ndim == 2:
         return map_coordinates(image, positions, order=order, mode="mirror", prefilter=False)
     return np.stack([read_at(image[..., c], positions, order) for c in range(image.shape[2])], axis=-1)
+
+
+# --- metrics: truth and prediction are small arrays -----------------------------------------------------------------
+
+
+def border_points(mask):
+    """The pixels of a mask with one of their four neighbors outside it or the image."""
+    height, width = mask.shape
+    return [
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        if mask[y, x]
+        and any(
+            not (0 <= v < height and 0 <= u < width and mask[v, u])
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+        )
+    ]
+
+
+def border_distances(start, end, spacing=(1.0, 1.0)):
+    """The distance of each border pixel of one mask to the nearest border pixel of the other, all pairs compared."""
+    return [
+        min(math.hypot((y - v) * spacing[0], (x - u) * spacing[1]) for v, u in border_points(end))
+        for y, x in border_points(start)
+    ]
+
+
+def object_ious(truth, prediction):
+    """IoU of every true object (rows) with every predicted object (columns), from the masks themselves."""
+    table = [
+        [
+            np.sum((truth == t) & (prediction == p)) / np.sum((truth == t) | (prediction == p))
+            for p in np.unique(prediction[prediction > 0])
+        ]
+        for t in np.unique(truth[truth > 0])
+    ]
+    return np.array(table).reshape(np.unique(truth[truth > 0]).size, np.unique(prediction[prediction > 0]).size)
+
+
+def best_matching(ious, threshold):
+    """Number of pairs and their IoU sum of the best one-to-one matching, every permutation tried."""
+    if ious.shape[0] > ious.shape[1]:
+        ious = ious.T
+    rows, columns = ious.shape
+    best = (0, 0.0)
+    for choice in itertools.permutations(range(columns), rows):
+        taken = [ious[i, j] for i, j in enumerate(choice) if ious[i, j] >= threshold]
+        best = max(best, (len(taken), float(sum(taken))))
+    return best
+
+
+def rand_by_pairs(truth, prediction):
+    """Rand statistics inside the true segments by looking at every ordered pair of pixels; prediction 0 = singletons.
+
+    Returns the shares of pairs that are together in both, in the truth, and in the prediction.
+    """
+    pixels = [(t, p) for t, p in zip(truth.ravel(), prediction.ravel(), strict=True) if t > 0]
+    both = true = predicted = 0
+    for i, (t, p) in enumerate(pixels):
+        for j, (v, q) in enumerate(pixels):
+            together = (p == q and p > 0) or i == j
+            both += t == v and together
+            true += t == v
+            predicted += together
+    pairs = len(pixels) ** 2
+    return both / pairs, true / pairs, predicted / pairs
