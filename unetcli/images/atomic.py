@@ -1,0 +1,172 @@
+"""Files that are there completely, or not at all."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from unetcli.errors import OutputError
+from unetcli.images.memory import readable_size
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LONGEST = 60  # characters of the name that the temporary name repeats
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Path]:
+    """Yield the path of an empty file beside `target`, which takes the target's place when the block ends well.
+
+    On any error, interruptions included, the file is removed and the target stays as it was. A symbolic link at the
+    target is replaced, not followed. Permissions are those of any new file. What killed processes left for the same
+    target is removed.
+
+    Parameters
+    ----------
+    needed : bytes the file will have, for the message when the disk is full.
+
+    Raises
+    ------
+    OutputError : the file cannot be written, the disk is full, or the target is a folder or a device.
+    """
+    target = Path(target)
+    _check_target(target)
+    _remove_leftovers(target)
+    prefix = f"{_leftover_prefix(target)}{_host()}-{os.getpid()}-"
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_suffix(target), dir=target.parent)
+    except OSError as error:
+        raise writing_failed(error, target, needed) from error
+    temporary = Path(name)
+    try:
+        with contextlib.suppress(OSError):  # some file systems know no permissions
+            os.fchmod(descriptor, 0o666 & ~_umask())
+        os.close(descriptor)
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in (*_FULL, errno.EROFS):
+                raise writing_failed(error, target, needed) from error
+            raise
+        try:
+            _synchronize(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise writing_failed(error, target, needed) from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    with contextlib.suppress(OSError):  # folders cannot be synchronized everywhere
+        _synchronize(target.parent)
+
+
+def check_folder(target: Path | str) -> None:
+    """Raise unless a file can be created at `target`; creates its folder.
+
+    Raises
+    ------
+    OutputError : says why, with the folder.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_failed(error, target.parent) from error
+    _check_target(target)
+    try:
+        descriptor, name = tempfile.mkstemp(
+            prefix=f"{_leftover_prefix(target)}{_host()}-{os.getpid()}-", dir=target.parent
+        )
+        os.close(descriptor)
+        Path(name).unlink()
+    except OSError as error:
+        raise writing_failed(error, target) from error
+
+
+def writing_failed(error: OSError, target: Path | str, needed: int | None = None) -> OutputError:
+    """Return the error of this package for an error of the system while `target` was written."""
+    target = Path(target)
+    if error.errno in _FULL:
+        size = f" (needs {readable_size(needed)})" if needed is not None else ""
+        return OutputError(f"disk full{size}", path=target, hint="free some space, or write to another disk with -o")
+    reason = {
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.ENOENT: "its folder does not exist",
+        errno.ENOTDIR: "a file stands where its folder should be",
+        errno.ENAMETOOLONG: "the name is too long",
+    }.get(error.errno or 0, (error.strerror or str(error)).lower())
+    return OutputError(f"cannot be written: {reason}", path=target, hint="name another place with -o")
+
+
+def _check_target(target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return  # absent, or a link to nothing, which is replaced
+    if stat.S_ISDIR(mode):
+        raise OutputError("is a directory", path=target, hint="name a file in it")
+    if not stat.S_ISREG(mode):
+        raise OutputError("is a device or a pipe", path=target, hint="name a file, or - for stdout")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of this target whose process on this machine is gone."""
+    prefix = f"{_leftover_prefix(target)}{_host()}-"
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(target.parent):
+            if not entry.name.startswith(prefix):
+                continue
+            process = entry.name[len(prefix) :].partition("-")[0]
+            if process.isdigit() and not _is_alive(int(process)):
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _leftover_prefix(target: Path) -> str:
+    name = os.fsencode(target.name)[:_LONGEST]
+    return f".{os.fsdecode(name)}.tmp-"
+
+
+def _suffix(target: Path) -> str:
+    """Return the extension, for libraries that choose a format by it."""
+    return ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix[:10]
+
+
+def _host() -> str:
+    return "".join(c for c in socket.gethostname() if c.isalnum())[:12] or "host"
+
+
+def _umask() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)  # without /proc it can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
+def _synchronize(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""An input file as bytes that can be read at any place, and what its first bytes say it is."""
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from unetcli.errors import InputError, ResourceError, warn
+from unetcli.images.memory import check_memory, readable_size
+
+_MAGIC = {
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"BM": "bmp",
+    b"GIF8": "gif",
+}
+# Extensions by which a file claims a format; others (.lsm, .svs, .dat) claim nothing.
+_EXTENSIONS = {
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".bmp": "bmp",
+    ".gif": "gif",
+}
+_READABLE = "TIFF, PNG, JPEG, BMP, GIF, NIfTI and DICOM can be read"
+
+
+class InputFile:
+    """A file, or the bytes of a stream, that several threads may read at once.
+
+    Parameters
+    ----------
+    file : an open binary file.
+    path : its path, or the name shown for a stream.
+    size : its bytes.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self.file = file
+        self.path = path
+        self.size = size
+        self._bytes = file.getbuffer() if isinstance(file, io.BytesIO) else None
+
+    def read(self, offset: int, count: int) -> bytes | memoryview:
+        """Return exactly `count` bytes from `offset`; does not move the file's position.
+
+        Raises
+        ------
+        InputError : the file ends before.
+        """
+        if self._bytes is not None:
+            data: bytes | memoryview = self._bytes[offset : offset + count]
+        else:
+            data = self._pread(offset, count)
+        if len(data) < count:
+            raise truncated(self.path, offset + count, offset + len(data))
+        return data
+
+    def _pread(self, offset: int, count: int) -> bytes:
+        descriptor = self.file.fileno()
+        data = os.pread(descriptor, count, offset)
+        if len(data) == count or not data:
+            return data
+        parts = [data]  # the system returns at most 2 GiB at once
+        while data and (missing := count - sum(map(len, parts))) > 0:
+            data = os.pread(descriptor, missing, offset + count - missing)
+            parts.append(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._bytes = None
+        self.file.close()
+
+
+def truncated(path: Path, expected: int, present: int) -> InputError:
+    """Return the error of a file that ends too early."""
+    return InputError(
+        f"is truncated: {expected} bytes expected, {present} present",
+        path=path,
+        hint="copy the file again from its source",
+    )
+
+
+def open_input(source: Path | str | BinaryIO, name: str | None = None) -> InputFile:
+    """Return the file at a path, or the content of a binary stream, ready to be read at any place.
+
+    Raises
+    ------
+    InputError : absent, unreadable, empty, a folder, or not a regular file.
+    ResourceError : a stream that does not fit the memory, or too many open files.
+    """
+    if not isinstance(source, str | os.PathLike):
+        opened = _open_stream(source, Path(name or "stdin"))
+    else:
+        opened = _open_path(Path(source))
+    if opened.size == 0:
+        opened.close()
+        raise InputError("is empty (0 bytes)", path=opened.path, hint="copy the file again from its source")
+    return opened
+
+
+def _open_path(path: Path) -> InputFile:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError("is a directory, not an image", path=path, hint="name the files in it, or use a glob")
+        if not stat.S_ISREG(mode):
+            raise InputError("is not a regular file", path=path, hint="pass data through a pipe with - as the input")
+        file = path.open("rb")
+    except OSError as error:
+        raise reading_failed(error, path) from error
+    return InputFile(file, path, os.fstat(file.fileno()).st_size)
+
+
+def _open_stream(stream: BinaryIO, path: Path) -> InputFile:
+    parts: list[bytes] = []
+    count = 0
+    try:
+        while part := stream.read(1 << 20):
+            parts.append(part)
+            count += len(part)
+            if len(parts) % 64 == 0:
+                check_memory(count, f"{readable_size(count)} read from the stream so far", path=path)
+    except OSError as error:
+        raise reading_failed(error, path) from error
+    return InputFile(io.BytesIO(b"".join(parts)), path, count)
+
+
+def reading_failed(error: OSError, path: Path) -> InputError | ResourceError:
+    """Return the error of this package for an error of the system."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return ResourceError(f"too many open files ({limit})", path=path, hint="ulimit -n 4096, or --workers 0")
+    if error.errno == errno.ENOENT:
+        return InputError("does not exist", path=path, hint="check the name; was it removed or renamed meanwhile?")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return InputError("permission denied", path=path, hint="make the file readable: chmod +r")
+    reason = (error.strerror or str(error)).lower()
+    return InputError(f"cannot be read: {reason}", path=path, hint="check the disk or the network share")
+
+
+def detect_format(file: InputFile) -> str:
+    """Return the format that the first bytes show; warns where the extension claims another.
+
+    Raises
+    ------
+    InputError : the bytes are of no format that can be read.
+    """
+    head = bytes(file.read(0, min(file.size, 352)))
+    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    suffix = file.path.suffix.lower()
+    if found is None:
+        found = _medical_format(head, file.path)
+    if found is None:
+        raise InputError(
+            f"is not an image (starts with {head[:5]!r})",
+            path=file.path,
+            hint=f"{_READABLE}; convert the file to TIFF",
+        )
+    if suffix in _EXTENSIONS and _EXTENSIONS[suffix] != found:
+        article = "an" if found == "nifti" else "a"
+        warn(f"is {article} {found.upper()} despite {file.path.suffix}", path=file.path)
+    return found
+
+
+def _medical_format(head: bytes, path: Path) -> str | None:
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return "nifti"
+    if head.startswith(b"\x1f\x8b") and path.name.lower().endswith(".nii.gz"):
+        return "nifti"
+    return None

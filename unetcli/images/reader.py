@@ -1,0 +1,145 @@
+"""Opening an image file of any format."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+from unetcli.errors import UsageError
+from unetcli.images.axes import check_axes
+from unetcli.images.files import InputFile, detect_format, open_input
+from unetcli.images.info import ImageInfo
+from unetcli.images.source import PageSource
+
+
+class _Format(Protocol):
+    info: ImageInfo
+
+    def page(self, index: int) -> PageSource: ...
+
+    def close(self) -> None: ...
+
+
+class Image:
+    """An open image: what its header says, and its pages as sources.
+
+    Parameters
+    ----------
+    opened : the reader of its format.
+    file : the open file, closed with the image.
+    selected : the pages that were asked for; all where None.
+    """
+
+    def __init__(self, opened: _Format, file: InputFile | None, selected: range | None = None) -> None:
+        self._opened = opened
+        self._file = file
+        self._selected = range(opened.info.pages) if selected is None else selected
+        self.info = opened.info if selected is None else _selection(opened.info, selected)
+
+    def page(self, index: int) -> PageSource:
+        """Return a page as a source (height, width, channels) that is decoded only where it is looked at.
+
+        Raises
+        ------
+        InputError : the page is damaged; raised when the damaged part is read.
+        ResourceError : what must be decoded at once does not fit the memory.
+        """
+        if not 0 <= index < self.info.pages:
+            raise IndexError(f"page {index} of {self.info.pages}")
+        return self._opened.page(self._selected[index])
+
+    def pages(self) -> Iterator[PageSource]:
+        """Yield all pages in order."""
+        return (self.page(index) for index in range(self.info.pages))
+
+    def close(self) -> None:
+        """Close the file; sources of its pages can no longer be read."""
+        self._opened.close()
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "Image":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_image(
+    source: Path | str | BinaryIO,
+    axes: str | None = None,
+    palette: str = "colors",
+    *,
+    pages: range | None = None,
+    name: str | None = None,
+) -> Image:
+    """Return the image in a file, of which only the header has been read.
+
+    Parameters
+    ----------
+    source : path of a file, or an open binary stream, which is read into memory.
+    axes : axes to use in place of those the file states, as in "ZYX".
+    palette : "colors" turns palette images into RGB, "indices" keeps the indices, as masks need.
+    pages : the pages to open, counted from 0; the image then has these pages only. All where None.
+    name : what errors call a stream.
+
+    Raises
+    ------
+    InputError : not an image, damaged, truncated, or of a kind that cannot be read; says why.
+    UsageError : unknown axes, or pages that the file does not have.
+    """
+    assert palette in ("colors", "indices")
+    if axes is not None:
+        check_axes(axes)
+    file = open_input(source, name)
+    try:
+        opened = _open(file, detect_format(file), axes, palette, pages)
+        if pages is not None:
+            _check_pages(pages, opened.info)
+        return Image(opened, file, pages)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open(file: InputFile, format: str, axes: str | None, palette: str, pages: range | None) -> _Format:
+    if format == "tiff":
+        from unetcli.images.tiff import TiffImage
+
+        return TiffImage(file, axes, palette, pages)
+    from unetcli.images.pictures import PictureImage
+
+    return PictureImage(file, format, axes, palette)
+
+
+def _check_pages(pages: range, info: ImageInfo) -> None:
+    if not pages or pages[0] < 0 or pages[-1] >= info.pages:
+        raise UsageError(
+            f"pages {pages[0]}-{pages[-1]} were asked for, the file has {info.pages}"
+            if pages
+            else "no page is selected",
+            path=info.path,
+            hint=f"--pages 0-{info.pages - 1} are all",
+        )
+
+
+def _selection(info: ImageInfo, pages: range) -> ImageInfo:
+    """Return the header of an image that has only some of the pages."""
+    if len(pages) == info.pages:
+        return info
+    letter = info.page_axes if len(info.page_axes) == 1 else "Q"
+    kept = [(a, size) for a, size in zip(info.axes, info.file_shape, strict=True) if a not in info.page_axes]
+    if len(pages) > 1:
+        kept.insert(0, (letter, len(pages)))
+    return replace(
+        info,
+        axes="".join(a for a, _ in kept),
+        file_shape=tuple(size for _, size in kept),
+        pages=len(pages),
+        page_axes=letter if len(pages) > 1 else "",
+        page_shape=(len(pages),) if len(pages) > 1 else (),
+        notes=(*info.notes, f"pages {pages[0]}-{pages[-1]} of {info.pages}"),
+    )

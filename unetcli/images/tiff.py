@@ -1,0 +1,357 @@
+"""TIFF files: which series of pages is the image, what its axes are, and its pages as sources."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from unetcli.errors import InputError, warn
+from unetcli.images import tiff_metadata
+from unetcli.images.axes import Layout, apply_axes, check_layout
+from unetcli.images.files import InputFile, truncated
+from unetcli.images.info import ImageInfo
+from unetcli.images.memory import check_memory
+from unetcli.images.planes import Plane, RawPlane, SegmentCache, SegmentPlane, is_raw
+from unetcli.images.source import PageSource, array_source
+from unetcli.images.tiff_checks import check_pixels, check_size
+from unetcli.images.tiff_colors import Conversion, conversion_of
+
+# Whole-slide formats: their first series is the scan, the others are label, overview and thumbnail.
+_SLIDES = {"svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"}
+_GUESSED = {"uniform", "generic", ""}
+_FEW_LISTED = 4
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The planes of the image in file order, and the axes of the whole array."""
+
+    planes: tuple[Any, ...]  # pages of tifffile; one page only where the planes follow each other in the file
+    virtual: int | None  # where the first plane begins, when there is one page for all planes
+    layout: Layout
+    kind: str
+    notes: tuple[str, ...]
+
+
+class TiffImage:
+    """An open TIFF file."""
+
+    def __init__(self, file: InputFile, axes: str | None, palette: str, selected: range | None) -> None:
+        import tifffile
+
+        self._file = file
+        with _Log() as log:
+            try:
+                self._tiff = tifffile.TiffFile(file.file, name=file.path.name, _multifile=False)
+                found = _find_series(self._tiff, file, selected)
+            except (InputError, MemoryError):
+                raise
+            except Exception as error:
+                raise _bad_directory(file, error) from error
+        log.check(file)
+        self._found = found
+        self._key = found.planes[0].keyframe
+        layout = found.layout if axes is None else apply_axes(axes, found.layout, file.path)
+        self._full = layout
+        check_pixels(self._key, file)
+        self._layout = _without_single(layout)
+        check_layout(self._layout, file.path)
+        for page in found.planes:
+            check_size(page, file, 1 if found.virtual is None else self._planes_expected())
+        self._cache = SegmentCache()
+        self._planes = {}  # type: dict[int, Plane]
+        self._lock = threading.Lock()
+        self._whole: np.ndarray | None = None
+        sample_axis = "S" in layout.axes and self._key.samplesperpixel > 1
+        self._conversion = conversion_of(self._key, file, palette=palette, colors=sample_axis)
+        self.info = self._make_info(palette)
+
+    def _planes_expected(self) -> int:
+        return max(1, prod(self._full.shape) // max(1, prod(self._key.shape)))
+
+    def _make_info(self, palette: str) -> ImageInfo:
+        layout, change = self._layout, self._conversion
+        samples = self._key.samplesperpixel
+        channels = layout.channels
+        if change.samples != samples:
+            channels = layout.size("C") * (layout.size("S") // samples or 1) * change.samples
+        description = tiff_metadata.describe(self._tiff, self._key, self._found.kind)
+        info = ImageInfo(
+            path=self._file.path,
+            format="tiff",
+            axes=layout.axes,
+            file_shape=layout.shape,
+            pages=layout.pages,
+            height=layout.size("Y"),
+            width=layout.size("X"),
+            channels=channels,
+            dtype=change.dtype,
+            bits=change.bits,
+            page_axes=layout.page_axes,
+            page_shape=layout.page_shape,
+            joint=change.joint and layout.size("C") == 1,
+            colormap=change.colormap if palette == "indices" else None,
+            notes=(*self._found.notes, *layout.described(), *change.notes),
+        )
+        return replace(
+            info,
+            pixel_size=description.pixel_size,
+            flavor=description.flavor,
+            frame_interval=description.frame_interval,
+        )
+
+    def page(self, index: int) -> PageSource:
+        """Return page `index` as a source."""
+        if not self._in_planes():
+            return array_source(self._convert_whole()[index])
+        layout = self._layout
+        leading = layout.axes.replace("Y", "").replace("X", "")
+        if self._key.samplesperpixel > 1:
+            leading = "".join(a for a in leading if a != self._sample_letter())
+        sizes = [layout.size(a) for a in leading]
+        at = dict(zip(layout.page_axes, np.unravel_index(index, layout.page_shape or (1,)), strict=False))
+        channel_axes = [a for a in leading if a in "CS"]
+        numbers = []
+        for channel in np.ndindex(*(layout.size(a) for a in channel_axes)):
+            place = {**at, **dict(zip(channel_axes, channel, strict=True))}
+            numbers.append(int(np.ravel_multi_index([int(place[a]) for a in leading], sizes)) if leading else 0)
+        planes = [self._plane(number) for number in numbers]
+        return _joined(planes, self._conversion)
+
+    def close(self) -> None:
+        """Forget what was decoded; the file is closed by who opened it."""
+        self._planes.clear()
+        self._whole = None
+
+    def _sample_letter(self) -> str:
+        """Letter of the axis that the samples within a page of the file form."""
+        at = self._key.axes.index("S")
+        ndim = len(self._key.shape)
+        return self._full.axes[len(self._full.axes) - ndim + at]
+
+    def _in_planes(self) -> bool:
+        """Whether Y and X are the axes of the file's own pages, so that these can be read one by one."""
+        layout, key = self._full, self._key
+        ndim = len(key.shape)
+        if tuple(layout.shape[-ndim:]) != tuple(key.shape):
+            return False
+        trailing = layout.axes[-ndim:]
+        return all((mine == own) if own in "YX" else mine in "CS" for mine, own in zip(trailing, key.axes, strict=True))
+
+    def _plane(self, number: int) -> Plane:
+        with self._lock:
+            if number not in self._planes:
+                if len(self._planes) > 4096:
+                    self._planes.clear()
+                self._planes[number] = self._make_plane(number)
+            return self._planes[number]
+
+    def _make_plane(self, number: int) -> Plane:
+        key, found = self._key, self._found
+        shape = (key.imagelength, key.imagewidth, key.samplesperpixel)
+        page = found.planes[0 if found.virtual is not None else number]
+        if not is_raw(key):
+            plane = SegmentPlane(self._file, page, number, self._cache)
+            plane.check_memory()
+            return plane
+        dtype = np.dtype(key.dtype).newbyteorder(self._tiff.byteorder)
+        separate = key.planarconfig == 2
+        if found.virtual is not None:
+            offsets: tuple[int, ...] = (found.virtual + number * prod(shape) * dtype.itemsize,)
+            if separate and shape[2] > 1:
+                step = shape[0] * shape[1] * dtype.itemsize
+                offsets = tuple(offsets[0] + sample * step for sample in range(shape[2]))
+            return RawPlane(self._file, shape, dtype, offsets, shape[0], separate)
+        return RawPlane(self._file, shape, dtype, page.dataoffsets, max(1, key.rowsperstrip), separate)
+
+    def _convert_whole(self) -> np.ndarray:
+        """Return all pages (pages, height, width, channels) of a file whose pages are not the image's planes."""
+        with self._lock:
+            if self._whole is not None:
+                return self._whole
+        layout, key = self._layout, self._key
+        count = self._planes_expected()
+        needed = prod(layout.shape) * np.dtype(key.dtype).itemsize
+        check_memory(3 * needed, f"the whole file, {'x'.join(map(str, layout.shape))} pixels,", path=self._file.path)
+        parts = []
+        for number in range(count):
+            plane = self._plane(number)
+            pixels = plane.read(0, plane.shape[0], 0, plane.shape[1])
+            parts.append(np.moveaxis(pixels, -1, 0) if key.axes.startswith("S") else pixels)
+        array = np.stack(parts).reshape(layout.shape)
+        order = [*layout.page_axes, "Y", "X", *(a for a in layout.axes if a in "CS")]
+        array = array.transpose([layout.axes.index(a) for a in order])
+        array = array.reshape(layout.pages, layout.size("Y"), layout.size("X"), layout.channels)
+        whole = self._conversion.apply_values(np.ascontiguousarray(array))
+        with self._lock:
+            self._whole = whole
+        return whole
+
+
+def _joined(planes: Sequence[Plane], change: Conversion) -> PageSource:
+    """Return the source whose channels are those of the planes, one plane after the other."""
+    height, width, _ = planes[0].shape
+    channels = change.samples * len(planes)
+
+    def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        if len(planes) == 1:
+            return change.apply(planes[0].read(y0, y1, x0, x1))
+        region = np.empty((y1 - y0, x1 - x0, channels), change.dtype)
+        for i, plane in enumerate(planes):
+            part = change.apply(plane.read(y0, y1, x0, x1))
+            region[:, :, i * change.samples : (i + 1) * change.samples] = part
+        return region
+
+    return PageSource((height, width, channels), change.dtype, read)
+
+
+def _without_single(layout: Layout) -> Layout:
+    """Return the layout without axes of length one, Y and X excepted."""
+    kept = [i for i, (a, size) in enumerate(zip(layout.axes, layout.shape, strict=True)) if size != 1 or a in "YX"]
+    return replace(layout, axes="".join(layout.axes[i] for i in kept), shape=tuple(layout.shape[i] for i in kept))
+
+
+def _find_series(tiff: Any, file: InputFile, selected: range | None) -> _Found:
+    """Return the planes and axes of the image in the file."""
+    try:
+        listed = list(tiff.series)
+    except RuntimeError:  # pages that tifffile took for alike differ
+        listed = []
+    series = [s for s in listed if not _is_reduced(s.keyframe)] or listed
+    kind = series[0].kind if series else ""
+    if kind in _SLIDES:
+        series = series[:1]
+    if len(series) != 1:
+        return _pages_alike(tiff, file, series, selected)
+    chosen = series[0]
+    pages = list(chosen.pages) if hasattr(chosen, "pages") else list(chosen)
+    if any(page is None for page in pages):
+        raise InputError(
+            "belongs to a set of files and misses pages that lie in others",
+            path=file.path,
+            hint="save the image as one file, for instance with Fiji",
+        )
+    axes = (
+        chosen.get_axes(False).replace("I", "Q") if chosen.get_axes(False).count("Q") == 0 else chosen.get_axes(False)
+    )
+    shape = tuple(chosen.get_shape(False))
+    stated = kind not in _GUESSED and "Q" not in axes
+    notes: list[str] = []
+    if len(chosen.levels) > 1:
+        notes.append(f"the full resolution of {len(chosen.levels)}")
+    elif len(listed) > 1:
+        notes.append(f"{len(listed) - 1} further images in the file (label, overview) are left out")
+    layout = Layout(axes, shape, stated)
+    expected = prod(shape) // max(1, prod(chosen.keyframe.shape))
+    virtual = None
+    if len(pages) == 1 and expected > 1:
+        virtual = chosen.keyframe.dataoffsets[0]
+        if not is_raw(chosen.keyframe):
+            raise InputError(f"declares {expected} pages but holds one", path=file.path, hint="save the image again")
+    elif len(pages) != expected:
+        raise InputError(f"declares {expected} pages but holds {len(pages)}", path=file.path, hint="copy it again")
+    _check_companions(tiff, file, kind)
+    return _Found(tuple(pages), virtual, layout, kind, tuple(notes))
+
+
+def _check_companions(tiff: Any, file: InputFile, kind: str) -> None:
+    """Refuse an OME file whose pages lie in other files; those are never opened."""
+    if not tiff.is_ome or kind == "ome":
+        return
+    others = [name for name in tiff_metadata.ome_files(tiff.ome_metadata or "") if name != file.path.name]
+    if others:
+        raise InputError(
+            f"belongs to a set of files; {others[0]} and others hold the rest of the image",
+            path=file.path,
+            hint="save the image as one file, for instance with Fiji",
+        )
+
+
+def _is_reduced(key: Any) -> bool:
+    """Whether a page is a smaller copy or a transparency mask of another."""
+    return bool(int(key.subfiletype or 0) & 0b101)
+
+
+def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: range | None) -> _Found:
+    """Return all pages as one stack where they differ in nothing that matters; refuse them otherwise."""
+    if series and series[0].kind == "ome":
+        pages = [page for one in series for page in one.pages]
+    else:
+        tiff.pages.useframes = False
+        pages = [page for page in map(tiff.pages.__getitem__, range(len(tiff.pages))) if not _is_reduced(page.keyframe)]
+    if not pages or any(page is None for page in pages):
+        raise InputError("holds no image", path=file.path, hint="save it again, or name another file")
+    chosen = pages if selected is None else [pages[i] for i in selected if i < len(pages)]
+    kinds = list(dict.fromkeys((page.keyframe.shape, str(page.keyframe.dtype)) for page in chosen))
+    if len(kinds) > 1:
+        told = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in kinds[:_FEW_LISTED])
+        more = " ..." if len(kinds) > _FEW_LISTED else ""
+        raise InputError(
+            f"pages differ: {told}{more}",
+            path=file.path,
+            hint="save the pages as files of their own, or select pages that are alike with --pages A-B",
+        )
+    if selected is not None:  # the pages not selected are never read; alike ones stand in their places
+        pages = [page if i in selected else chosen[0] for i, page in enumerate(pages)]
+    key = pages[0].keyframe
+    layout = Layout("Q" + key.axes, (len(pages), *key.shape), stated=False)
+    return _Found(tuple(pages), None, layout, "generic", ())
+
+
+def _bad_directory(file: InputFile, error: Exception) -> InputError:
+    """Return the error of a file whose directory cannot be read."""
+    head = bytes(file.read(0, min(16, file.size)))
+    order = "little" if head[:2] == b"II" else "big"
+    big = head[2:4] in (b"+\0", b"\0+")
+    first = int.from_bytes(head[8:16] if big else head[4:8], order)  # type: ignore[arg-type]
+    if first >= file.size:
+        return truncated(file.path, first + 2, file.size)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(
+        f"corrupt TIFF directory at byte {first} of {file.size}: {reason}",
+        path=file.path,
+        hint="copy the file again from its source",
+    )
+
+
+class _Log(logging.Handler):
+    """What tifffile logs in this thread while a file is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._records: list[logging.LogRecord] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self._records.append(record)
+
+    def __enter__(self) -> "_Log":
+        logger = logging.getLogger("tifffile")
+        logger.propagate = False  # shown as our warnings and errors instead
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("tifffile").removeHandler(self)
+
+    def check(self, file: InputFile) -> None:
+        """Raise what means lost pages, warn about what means a doubtful file."""
+        for record in self._records:
+            text = record.getMessage()
+            words = text.lower()
+            if "circular" in words or "already" in words:
+                warn("the list of pages is circular; each page is read once", path=file.path)
+            elif "offset" in words and ("invalid" in words or "page" in words):
+                raise InputError(
+                    f"is truncated or damaged: a page lies outside its {file.size} bytes",
+                    path=file.path,
+                    hint="copy the file again from its source",
+                )
+
+
+Opener = Callable[[InputFile, "str | None", str, "range | None"], TiffImage]

@@ -1,0 +1,143 @@
+"""What a TIFF directory declares, compared with the file, before anything is decoded."""
+
+from typing import Any
+
+import numpy as np
+
+from unetcli.errors import InputError
+from unetcli.images.axes import MAX_CHANNELS
+from unetcli.images.files import InputFile, truncated
+from unetcli.images.memory import readable_size
+from unetcli.images.planes import compression_name, decoded_bytes, is_jpeg, missing_codec, segment_size
+
+# How many bytes one compressed byte can become at most, by the definition of the format.
+_EXPANSION = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 64}
+_IMPLAUSIBLE = 100  # a file this many times smaller than declared is not merely cut off
+
+
+def check_pixels(key: Any, file: InputFile) -> None:
+    """Raise unless pixels of this kind can be read.
+
+    Raises
+    ------
+    InputError : no pixels, complex numbers, odd bits, too many samples, or an unknown compression.
+    """
+    path, bits = file.path, key.bitspersample
+    if key.imagewidth == 0 or key.imagelength == 0:
+        raise InputError(f"has no pixels ({key.imagewidth}x{key.imagelength})", path=path, hint="save the image again")
+    if key.samplesperpixel > MAX_CHANNELS or key.samplesperpixel < 1:
+        raise InputError(
+            f"has {key.samplesperpixel} channels, at most {MAX_CHANNELS} can be read",
+            path=path,
+            hint="save the channels that matter",
+        )
+    if key.imagedepth > 1:
+        raise InputError("has volumes as pages", path=path, hint="save the slices as pages, for instance with Fiji")
+    if key.sampleformat in (5, 6) or (key.dtype is not None and np.dtype(key.dtype).kind == "c"):
+        raise InputError("has complex pixels", path=path, hint="save the magnitude first")
+    if key.dtype is None:
+        raise InputError(f"has pixels of {bits} bits", path=path, hint="save it with 8, 16 or 32 bits per channel")
+    _check_compression(key.compression, file)
+
+
+def _check_compression(compression: int, file: InputFile) -> None:
+    import tifffile
+
+    name = compression_name(compression)
+    if name == str(int(compression)):
+        raise InputError(
+            f"unknown compression {int(compression)}", path=file.path, hint="save it uncompressed or with deflate"
+        )
+    if compression == 1:
+        return
+    try:
+        import imagecodecs  # noqa: F401
+    except ImportError:
+        if is_jpeg(compression):
+            raise missing_codec(file, f"{name} compression") from None
+    try:
+        tifffile.TIFF.DECOMPRESSORS[compression]
+    except KeyError:
+        if not is_jpeg(compression):
+            raise missing_codec(file, f"{name} compression") from None
+
+
+def check_size(page: Any, file: InputFile, planes: int) -> None:
+    """Raise unless the file holds what a page declares.
+
+    Parameters
+    ----------
+    planes : planes that follow each other from the page's first byte on; 1 unless the file has one page for all.
+
+    Raises
+    ------
+    InputError : truncated, or a declared size that the bytes present can never fill.
+    """
+    key = page.keyframe
+    declared = decoded_bytes(key) * planes
+    size = f"{key.imagewidth}x{key.imagelength}"
+    rows, columns = segment_size(key)
+    count = -(-key.imagelength // rows) * -(-key.imagewidth // columns)
+    count *= key.samplesperpixel if key.planarconfig == 2 else 1
+    offsets, counts = page.dataoffsets, page.databytecounts
+    present = sum(counts)
+    limit = present * _EXPANSION[key.compression] if key.compression in _EXPANSION else None
+    if key.compression == 1:
+        if declared > _IMPLAUSIBLE * file.size:
+            raise _declares_more(file, size, declared)
+    elif limit is not None and not key.is_tiled and declared > limit:
+        raise InputError(
+            f"declares {size} pixels ({readable_size(declared)}) but holds {present} bytes",
+            path=file.path,
+            hint="copy the file again from its source",
+        )
+    if len(offsets) < count or len(counts) < len(offsets):
+        kind = "tiles" if key.is_tiled else "strips"
+        raise InputError(
+            f"corrupt TIFF directory: {size} pixels are {count} {kind}, {min(len(offsets), len(counts))} are listed",
+            path=file.path,
+            hint="copy the file again from its source",
+        )
+    _check_segments(page, file, planes, count, (rows, columns))
+
+
+def _check_segments(page: Any, file: InputFile, planes: int, count: int, segment: tuple[int, int]) -> None:
+    key = page.keyframe
+    starts = np.array(page.dataoffsets[:count], dtype=np.uint64)
+    counts = np.array(page.databytecounts[:count], dtype=np.uint64)
+    if key.compression == 1 and not key.is_tiled:
+        height, (rows, _) = key.imagelength, segment
+        row_bytes = decoded_bytes(key) // height // (key.samplesperpixel if key.planarconfig == 2 else 1)
+        down = -(-height // rows)
+        heights = np.minimum(rows, height - np.arange(count, dtype=np.int64) % down * rows)
+        counts = (heights * row_bytes).astype(np.uint64)
+        if planes > 1:
+            counts = np.array([decoded_bytes(key) * planes], dtype=np.uint64)
+            starts = starts[:1]
+    elif not key.is_tiled and (counts == 0).any():
+        empty = int(np.flatnonzero(counts == 0)[0])
+        raise InputError(
+            f"strip {empty} of {count} holds no data", path=file.path, hint="copy the file again from its source"
+        )
+    if key.is_tiled and not counts.any():
+        raise InputError(f"none of its {count} tiles holds data", path=file.path, hint="copy it again from its source")
+    used = counts > 0
+    end = max(int(a) + int(b) for a, b in _extremes(starts[used], counts[used]))
+    if end > file.size:
+        raise truncated(file.path, end, file.size)
+
+
+def _extremes(starts: np.ndarray, counts: np.ndarray) -> list[tuple[int, int]]:
+    """Return the segments that can end last, without adding in 64 bits, which a damaged file could overflow."""
+    if starts.max() < 1 << 62 and counts.max() < 1 << 62:
+        last = int(np.argmax(starts + counts))
+        return [(int(starts[last]), int(counts[last]))]
+    return list(zip(starts.tolist(), counts.tolist(), strict=True))
+
+
+def _declares_more(file: InputFile, size: str, declared: int) -> InputError:
+    return InputError(
+        f"declares {size} pixels ({readable_size(declared)}) but the file has {file.size} bytes",
+        path=file.path,
+        hint="copy the file again from its source",
+    )

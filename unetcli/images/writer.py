@@ -1,0 +1,237 @@
+"""Writing images: rows come in from top to bottom, a complete file comes out at the end."""
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, Protocol
+
+import numpy as np
+
+from unetcli.errors import OutputError, UsageError
+from unetcli.images.atomic import atomic_path, check_folder, writing_failed
+from unetcli.images.info import ImageInfo
+from unetcli.images.png import PngEncoder
+from unetcli.images.tiff_encoder import TiffEncoder
+
+Kind = Literal["mask", "probabilities", "overlay"]
+_SPOOL = 64 << 20  # bytes of a stream kept in memory before a temporary file takes them
+TIFF_EXTENSIONS = (".tif", ".tiff")
+_LOSSY = (".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".gif")
+
+
+class _Encoder(Protocol):
+    def write_rows(self, rows: np.ndarray) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class ImageWriter:
+    """Writes the pages of a result with the geometry of the image it belongs to.
+
+    The file is written beside its final place and renamed when the ``with`` block ends well; on any error it is
+    removed. Compression runs in background threads, and memory stays at a few rows of strips or tiles.
+
+    Parameters
+    ----------
+    target : path, whose extension chooses the format (``.tif``, ``.ome.tif``, ``.png``), or a stream for TIFF.
+    like : the image whose pages, axes, size and pixel size the file gets.
+    dtype : type of the rows that will be pushed.
+    channels : values per pixel; they become axis C, or the colors of an overlay.
+    colormap : red, green, blue (0 to 255) of each value of a uint8 mask.
+    kind : "mask", "probabilities" (shown from 0 to 1) or "overlay" (channels are red, green, blue).
+
+    Raises
+    ------
+    UsageError : the format cannot hold this, see `check_format`.
+    OutputError : on leaving, when the file cannot be written; the old file stays.
+    """
+
+    def __init__(
+        self,
+        target: Path | str | BinaryIO,
+        *,
+        like: ImageInfo,
+        dtype: np.dtype | type,
+        channels: int = 1,
+        colormap: Sequence[tuple[int, int, int]] | None = None,
+        kind: Kind = "mask",
+    ) -> None:
+        dtype = np.dtype(dtype)
+        assert colormap is None or (dtype == np.uint8 and channels == 1 and len(colormap) <= 256)
+        assert kind != "overlay" or (channels == 3 and dtype == np.uint8)
+        self._target = Path(target) if isinstance(target, str | os.PathLike) else None
+        self._stream = None if self._target is not None else target
+        if self._target is not None:
+            check_format(self._target, pages=like.pages, dtype=dtype, channels=1 if kind == "overlay" else channels)
+        self._shape = (like.height, like.width, channels)
+        self._dtype = dtype
+        self._rows_left = like.pages * like.height
+        self._needed = like.pages * like.height * like.width * channels * dtype.itemsize
+        self._arguments = (like, dtype, channels, tuple(colormap) if colormap is not None else None, kind)
+        self._stack = contextlib.ExitStack()
+        self._encoder: _Encoder | None = None
+
+    def __enter__(self) -> "ImageWriter":
+        if self._target is None:
+            self._file: BinaryIO = self._stack.enter_context(_spool())
+        else:
+            temporary = self._stack.enter_context(atomic_path(self._target, needed=self._needed))
+            self._file = self._stack.enter_context(temporary.open("r+b"))
+        try:
+            self._encoder = self._make_encoder()
+        except BaseException:
+            self._stack.__exit__(*_current_error())
+            raise
+        return self
+
+    def _make_encoder(self) -> _Encoder:
+        like, dtype, channels, colormap, kind = self._arguments
+        if self._target is not None and self._target.suffix.lower() == ".png":
+            return PngEncoder(self._file, like, dtype, channels, colormap)
+        ome = self._target is not None and is_ome(self._target)
+        return TiffEncoder(
+            self._file,
+            like,
+            dtype,
+            channels,
+            colormap,
+            overlay=kind == "overlay",
+            ome=ome,
+            shown=(0.0, 1.0) if kind == "probabilities" else None,
+        )
+
+    def write_rows(self, rows: np.ndarray) -> None:
+        """Take the next rows, (h, width, channels) or (h, width); pages follow each other without a break.
+
+        Raises
+        ------
+        OutputError : the disk is full, or the file cannot be written for another reason.
+        """
+        if rows.ndim == 2:
+            rows = rows[:, :, None]
+        assert self._encoder is not None
+        assert rows.shape[1:] == self._shape[1:]
+        assert rows.dtype == self._dtype
+        assert len(rows) <= self._rows_left
+        self._rows_left -= len(rows)
+        height, start = self._shape[0], 0
+        with self._translated():
+            while start < len(rows):  # encoders see no rows of two pages together
+                position = -(self._rows_left + len(rows) - start) % height
+                stop = min(len(rows), start + height - position)
+                self._encoder.write_rows(rows[start:stop])
+                start = stop
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._encoder is not None
+        try:
+            if error is not None:
+                self._encoder.abort()
+            else:
+                assert self._rows_left == 0, f"{self._rows_left} rows are missing"
+                self._finish()
+        except BaseException:
+            self._encoder.abort()
+            self._stack.__exit__(*_current_error())
+            raise
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        assert self._encoder is not None
+        with self._translated():
+            self._encoder.finish()
+            self._file.flush()
+        if self._stream is not None:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, self._stream, 1 << 20)
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _translated(self):  # type: ignore[no-untyped-def]
+        """Turn errors of the system into ours."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise writing_failed(error, self._target or Path("stdout"), self._needed) from error
+
+
+def is_ome(path: Path) -> bool:
+    """Whether a name asks for OME-TIFF."""
+    return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+
+
+def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type = np.uint8, channels: int = 1) -> None:
+    """Raise unless the format that the extension names can hold this.
+
+    Raises
+    ------
+    UsageError : JPEG and the like, which would damage labels; an unknown extension; more than PNG can hold.
+    """
+    target = Path(target)
+    suffix = target.suffix.lower()
+    dtype = np.dtype(dtype)
+    if suffix in _LOSSY:
+        raise UsageError(
+            f"{suffix[1:].upper().replace('JPG', 'JPEG')} would damage labels", path=target, hint="use .tif or .png"
+        )
+    if suffix not in (*TIFF_EXTENSIONS, ".png"):
+        raise UsageError(
+            f"unknown extension {suffix!r}" if suffix else "has no extension", path=target, hint="use .tif or .png"
+        )
+    if suffix != ".png":
+        return
+    if pages > 1:
+        raise UsageError(f"{pages} pages do not fit a PNG", path=target, hint="use .tif")
+    if channels > 1 or dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise UsageError(f"PNG cannot hold {channels} channels of {dtype}", path=target, hint="use .tif")
+
+
+def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:
+    """Raise unless an image can be written to a path; creates its folder. To be called before any work.
+
+    Parameters
+    ----------
+    inputs : files that must not be replaced.
+
+    Raises
+    ------
+    UsageError : an extension that cannot be written, or the path of an input.
+    OutputError : a folder, a read-only place, missing permission.
+    """
+    target = Path(target)
+    if not target.is_dir():
+        check_format(target)
+    for path in inputs:
+        if target == Path(path) or (target.exists() and Path(path).exists() and target.samefile(path)):
+            raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
+    check_folder(target)
+
+
+def _spool() -> BinaryIO:
+    """Return a file for what must be complete before it goes to a stream; in memory where no disk allows one."""
+    try:
+        tempfile.TemporaryFile().close()
+    except OSError:
+        return io.BytesIO()
+    return tempfile.SpooledTemporaryFile(_SPOOL)  # type: ignore[return-value]
+
+
+def _current_error() -> tuple[type[BaseException] | None, BaseException | None, TracebackType | None]:
+    import sys
+
+    return sys.exc_info()
+
+
+Writer = Callable[..., ImageWriter]
+__all__ = ["ImageWriter", "OutputError", "check_format", "check_writable", "is_ome"]
