@@ -15,7 +15,8 @@ class Geometry:
     Parameters
     ----------
     step : the shift, in pixels, under which the network is equivariant: 2 to the power of its poolings.
-    smallest : the smallest legal input; legal inputs are ``smallest + k * step``.
+    smallest : the smallest legal input; legal inputs are ``smallest + k * step``. Of a padded network it may be
+        smaller than what the context cuts off: it can be trained on, but writes nothing.
     margin : pixels the forward pass loses on each side (0 for a padded network).
     context : pixels to cut off each side of the output at inference because they saw padding (0 for a valid network).
     """
@@ -27,7 +28,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         assert self.step >= 1
-        assert self.smallest > 2 * self.border
+        assert self.smallest > 2 * self.margin
 
     @property
     def border(self) -> int:
@@ -68,7 +69,7 @@ class Geometry:
         if size < self.smallest:
             return 0
         legal = size - (size - self.smallest) % self.step
-        return (legal - 2 * self.border) // self.step * self.step
+        return max(0, (legal - 2 * self.border) // self.step * self.step)
 
     def rounded_up(self, size: int) -> int:
         """Return the smallest multiple of `step` that is at least `size`."""
