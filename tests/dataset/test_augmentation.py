@@ -329,17 +329,39 @@ class TestDraws:
         assert len(seeds) == 2700
         assert sample_seed(3, 4, 5) == sample_seed(3, 4, 5)
 
-    def test_transforms_do_not_share_their_numbers(self):
-        # albumentations seeds every transform alike: then the turn would tell the brightness
+    def test_transforms_draw_from_one_generator(self):
+        # albumentations seeds every transform alike: the displacements would tell the brightness
         augmentation = Augmentation(AugmentationSettings(), patch_size=32, output_size=16)
-        drawn_pairs = []
-        for seed in range(150):
-            warp, gray, _ = seed_all(augmentation, seed)
+        augmentation(places(64, 64), numbered(64, 64), (32, 32), 1)
+        warp, gray, noise = augmentation.compose.transforms
+        assert warp.random_generator is gray.random_generator is noise.random_generator
+
+    @pytest.mark.parametrize("largest", [180, 30])
+    def test_turn_by_any_angle_up_to_the_largest(self, largest):
+        warp = Warp(33, 33, elastic=0, rotate=largest, flip=False, scale=0)
+        warp.set_random_seed(0)
+        angles = []
+        for _ in range(200):
             y, x = positions_of(warp)
-            values = gray.get_params_dependent_on_data({}, {"image": np.zeros((2, 2, 1))})
-            drawn_pairs.append([y[0, 0], x[0, 0], values["contrast"][0], values["brightness"][0]])
-        correlation = np.corrcoef(np.array(drawn_pairs).T)[:2, 2:]
-        assert np.abs(correlation).max() < 0.35
+            assert np.hypot(y[16, 32] - y[16, 16], x[16, 32] - x[16, 16]) == pytest.approx(16)
+            angles.append(np.rad2deg(np.arctan2(y[16, 32] - y[16, 16], x[16, 32] - x[16, 16])))
+        assert np.abs(angles).max() <= largest + 1e-6
+        assert np.histogram(angles, 4, (-largest, largest))[0].min() > 30
+
+    def test_mirror_in_half_of_the_draws(self):
+        warp = Warp(33, 33, elastic=0, rotate=0, flip=True, scale=0)
+        warp.set_random_seed(0)
+        corners = [tuple(positions_of(warp)[:, 0, 0]) for _ in range(200)]
+        shares = [corners.count(corner) for corner in itertools.product((-16, 16), repeat=2)]
+        assert min(shares) > 30
+        assert sum(shares) == 200
+
+    def test_scale_both_ways(self):
+        warp = Warp(33, 33, elastic=0, rotate=0, flip=False, scale=0.25)
+        warp.set_random_seed(0)
+        widths = np.array([np.ptp(positions_of(warp)[1]) / 32 for _ in range(200)])
+        assert 1 / 1.25 <= widths.min() < 0.83
+        assert 1.2 < widths.max() <= 1.25
 
 
 class TestSettings:
