@@ -1,0 +1,266 @@
+"""Self-contained HTML from plain data: tables, plots as inline SVG, and galleries with a slider.
+
+Every function returns a piece of HTML in which all text is escaped; `document` puts pieces together. The file needs
+no network, no script library and no font.
+"""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLUE, ORANGE, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#666666"  # Okabe and Ito: told apart by everybody
+Scale = Callable[[float], float]
+SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+
+_STYLE = """
+:root{color-scheme:light}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;
+margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #ddd}
+p,li{max-width:75ch}.lead{color:#555;margin-top:0}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;color:#555;padding-bottom:.3rem}
+th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;white-space:nowrap}
+th{background:#f6f6f6}td.number,th.number{text-align:right}
+figure{margin:0}figcaption{color:#555;font-size:.9rem;overflow-wrap:anywhere}
+.plots{display:flex;flex-wrap:wrap;gap:1.2rem}.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:1.4rem}
+.stack{position:relative;background:#000;line-height:0}.stack img{width:100%;display:block;image-rendering:pixelated}
+.stack img+img{position:absolute;inset:0}
+input[type=range]{width:100%;margin:.4rem 0 0}.names{display:flex;justify-content:space-between;font-size:.85rem}
+.names button{all:unset;cursor:pointer;color:#555;padding:0 .2rem}
+.names button[aria-pressed=true]{color:#000;font-weight:600}
+.names button:focus-visible{outline:2px solid #0072b2}
+.key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.9em;height:.9em;margin-right:.35em;
+vertical-align:-.1em;border:1px solid #888}
+"""
+_SCRIPT = """
+for (const figure of document.querySelectorAll('figure.slider')) {
+  const images = figure.querySelectorAll('.stack img'), range = figure.querySelector('input');
+  const names = figure.querySelectorAll('.names button');
+  const show = () => {
+    const at = Number(range.value);
+    images.forEach((image, i) => { if (i) image.style.opacity = Math.min(1, Math.max(0, at - i + 1)); });
+    names.forEach((name, i) => name.setAttribute('aria-pressed', String(Math.round(at) === i)));
+  };
+  range.addEventListener('input', show);
+  names.forEach((name, i) => name.addEventListener('click', () => { range.value = i; show(); }));
+  show();
+}
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One entry of a gallery: pictures of one size, laid over each other.
+
+    Parameters
+    ----------
+    title, caption : text.
+    layers : what each picture shows, and its pixels, uint8 (H, W) or (H, W, 3).
+    """
+
+    title: str
+    caption: str
+    layers: tuple[tuple[str, NDArray[np.uint8]], ...]
+
+
+def document(title: str, lead: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML page."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width,initial-scale=1"><title>{_escape(title)}</title><style>{_STYLE}</style></head>'
+        f'<body><h1>{_escape(title)}</h1><p class="lead">{_escape(lead)}</p>{"".join(parts)}'
+        f"<script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def section(title: str, parts: Sequence[str]) -> str:
+    """Return a heading and what belongs to it."""
+    return f"<section><h2>{_escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def paragraph(text: str) -> str:
+    """Return a paragraph."""
+    return f"<p>{_escape(text)}</p>"
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """Return a list of points."""
+    return f"<ul>{''.join(f'<li>{_escape(text)}</li>' for text in texts)}</ul>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int]], caption: str = "") -> str:
+    """Return a table; numbers stand to the right, with four digits after the point."""
+    numeric = [all(not isinstance(row[i], str) for row in rows) and bool(rows) for i in range(len(header))]
+
+    def line(kind: str, cells: Sequence[str | float | int]) -> str:
+        marks = (' class="number"' if right else "" for right in numeric)
+        texts = (f"<{kind}{mark}>{_escape(_text(cell))}</{kind}>" for cell, mark in zip(cells, marks, strict=True))
+        return f"<tr>{''.join(texts)}</tr>"
+
+    top = f"<caption>{_escape(caption)}</caption>" if caption else ""
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table>{top}<thead>{line("th", header)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def key(entries: Mapping[str, str]) -> str:
+    """Return a legend: what each color means."""
+    spans = (f'<span><i style="background:{_escape(c)}"></i>{_escape(text)}</span>' for text, c in entries.items())
+    return f'<p class="key">{"".join(spans)}</p>'
+
+
+def distribution(title: str, values: Sequence[float], mean: float, interval: tuple[float, float]) -> str:
+    """Return a plot with a point per value, and the mean with its interval beneath; nan is left out."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return f"<figure><figcaption>{_escape(title)}: no defined value</figcaption></figure>"
+    width, height, left, right = 320, 112, 14, 306
+    ends = [end for end in interval if math.isfinite(end)]
+    ticks = nice_ticks(min(*known, *ends, known[0]), max(*known, *ends, known[0]))
+    at = _scale(ticks[0], ticks[-1], left, right)
+    shapes = [_axis(ticks, at, 88)]
+    for place, stacked in _stacked(known, at):
+        shapes.append(f'<circle cx="{place:.1f}" cy="{58 - 6 * stacked:.1f}" r="3.2" fill="{BLUE}" opacity=".65"/>')
+    if len(ends) == 2:
+        low, high = (at(end) for end in interval)
+        shapes.append(f'<path d="M{low:.1f} 72H{high:.1f}" stroke="{ORANGE}" stroke-width="3"/>')
+    shapes.append(f'<circle cx="{at(mean):.1f}" cy="72" r="4.5" fill="{ORANGE}"/>')
+    return _figure(title, width, height, shapes)
+
+
+def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str) -> str:
+    """Return a plot of curves (x, y), named at their ends; points that are not finite are left out."""
+    finite = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
+    }
+    known = [point for points in finite.values() for point in points]
+    if not known:
+        return f"<figure><figcaption>{_escape(title)}: no values</figcaption></figure>"
+    width, height = 480, 250
+    x_ticks = nice_ticks(min(x for x, _ in known), max(x for x, _ in known))
+    y_ticks = nice_ticks(min(y for _, y in known), max(y for _, y in known))
+    across, up = _scale(x_ticks[0], x_ticks[-1], 48, 370), _scale(y_ticks[0], y_ticks[-1], 205, 12)
+    shapes = [_axis(x_ticks, across, 210), f'<text x="209" y="246" text-anchor="middle">{_escape(x_label)}</text>']
+    for tick in y_ticks:
+        shapes.append(f'<path d="M48 {up(tick):.1f}H370" stroke="#e4e4e4"/>')
+        shapes.append(f'<text x="43" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for number, (name, points) in enumerate(finite.items()):
+        if points:
+            color = SERIES[number % len(SERIES)]
+            path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
+            shapes.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>')
+            shapes.append(f'<text x="376" y="{20 + 16 * number}" fill="{color}">{_escape(name)}</text>')
+    return _figure(title, width, height, shapes)
+
+
+def matrix(names: Sequence[str], counts: NDArray[np.int64]) -> str:
+    """Return a confusion matrix: pixels, and their share of the true class (row), shaded by the share."""
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    head = "".join(f'<th class="number">{_escape(name)}</th>' for name in names)
+    body = []
+    for name, row, row_shares in zip(names, counts, shares, strict=True):
+        cells = "".join(
+            f'<td class="number" style="background:rgba(0,114,178,{share:.3f});'
+            f'color:{"#fff" if share > 0.55 else "#000"}">'
+            f"{share:.1%}<br><small>{count:,}</small></td>"
+            for count, share in zip(row.tolist(), row_shares.tolist(), strict=True)
+        )
+        body.append(f"<tr><th>{_escape(name)}</th>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table><caption>Pixels: truth in rows, prediction in columns</caption>'
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def gallery(pictures: Sequence[Picture]) -> str:
+    """Return pictures side by side, each with a slider that fades from one of its layers to the next."""
+    return f'<div class="gallery">{"".join(_slider(picture) for picture in pictures)}</div>'
+
+
+def _slider(picture: Picture) -> str:
+    images = "".join(f'<img alt="{_escape(name)}" src="{data_uri(pixels)}">' for name, pixels in picture.layers)
+    names = "".join(f'<button type="button">{_escape(name)}</button>' for name, _ in picture.layers)
+    last = len(picture.layers) - 1
+    return (
+        f'<figure class="slider"><div class="stack">{images}</div>'
+        f'<input type="range" min="0" max="{last}" step="0.02" value="{last}" aria-label="{_escape(picture.title)}">'
+        f'<div class="names">{names}</div>'
+        f"<figcaption><b>{_escape(picture.title)}</b><br>{_escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return a picture as a PNG that stands in the page itself."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Return round numbers, evenly spaced, of which the first is at most `low` and the last at least `high`."""
+    if high <= low:
+        low, high = low - max(abs(low), 1) * 0.05, high + max(abs(high), 1) * 0.05
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
+    """Return the map from data to pixels of the drawing."""
+    factor = (end - start) / (high - low)
+    return lambda value: start + (value - low) * factor
+
+
+def _axis(ticks: Sequence[float], at: Scale, y: float) -> str:
+    marks = "".join(
+        f'<path d="M{at(tick):.1f} {y}v4" stroke="#888"/>'
+        f'<text x="{at(tick):.1f}" y="{y + 16}" text-anchor="middle">{tick:g}</text>'
+        for tick in ticks
+    )
+    return f'<path d="M{at(ticks[0]):.1f} {y}H{at(ticks[-1]):.1f}" stroke="#888"/>{marks}'
+
+
+def _stacked(values: Sequence[float], at: Scale) -> list[tuple[float, float]]:
+    """Return where each point stands: across, and how far up the pile of those near it (at most eight high)."""
+    places: list[tuple[float, float]] = []
+    heights: dict[int, int] = {}
+    piles: dict[int, int] = {}
+    for value in sorted(values):
+        column = round(at(value) / 6)
+        piles[column] = piles.get(column, 0) + 1
+    for value in sorted(values):
+        column = round(at(value) / 6)
+        heights[column] = heights.get(column, -1) + 1
+        squeeze = min(1.0, 8 / piles[column])
+        places.append((at(value), heights[column] * squeeze))
+    return places
+
+
+def _figure(title: str, width: int, height: int, shapes: Sequence[str]) -> str:
+    return (
+        f'<figure><figcaption>{_escape(title)}</figcaption><svg width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(title)}" '
+        f'font-family="inherit" font-size="12" fill="{GRAY}">{"".join(shapes)}</svg></figure>'
+    )
+
+
+def _text(cell: str | float | int) -> str:
+    if isinstance(cell, float):
+        return "undefined" if math.isnan(cell) else f"{cell:.4f}"
+    return str(cell)
+
+
+def _escape(text: str) -> str:
+    """Return text safe in HTML; bytes of a file name that are no characters are shown as escapes."""
+    shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return html.escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown))
