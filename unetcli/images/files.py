@@ -41,13 +41,14 @@ class InputFile:
     file : an open binary file.
     path : its path, or the name shown for a stream.
     size : its bytes.
+    content : all of it, where it lies in memory.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+    def __init__(self, file: BinaryIO, path: Path, size: int, content: bytes | None = None) -> None:
         self.file = file
         self.path = path
         self.size = size
-        self._bytes = file.getbuffer() if isinstance(file, io.BytesIO) else None
+        self._content = None if content is None else memoryview(content)
 
     def read(self, offset: int, count: int) -> bytes | memoryview:
         """Return exactly `count` bytes from `offset`; does not move the file's position.
@@ -56,8 +57,8 @@ class InputFile:
         ------
         InputError : the file ends before.
         """
-        if self._bytes is not None:
-            data: bytes | memoryview = self._bytes[offset : offset + count]
+        if self._content is not None:
+            data: bytes | memoryview = self._content[offset : offset + count]
         else:
             data = self._pread(offset, count)
         if len(data) < count:
@@ -77,7 +78,7 @@ class InputFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._bytes = None
+        self._content = None
         self.file.close()
 
 
@@ -132,7 +133,8 @@ def _open_stream(stream: BinaryIO, path: Path) -> InputFile:
                 check_memory(count, f"{readable_size(count)} read from the stream so far", path=path)
     except OSError as error:
         raise reading_failed(error, path) from error
-    return InputFile(io.BytesIO(b"".join(parts)), path, count)
+    content = b"".join(parts)
+    return InputFile(io.BytesIO(content), path, count, content)
 
 
 def reading_failed(error: OSError, path: Path) -> InputError | ResourceError:

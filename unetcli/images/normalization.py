@@ -101,15 +101,15 @@ def normalize(pixels: np.ndarray, intensity: IntensityRange) -> np.ndarray:
     low = np.array(intensity.low, np.float64) * halved
     span = np.array(intensity.high, np.float64) * halved - low
     scale = np.divide(1.0, span, out=np.zeros_like(span), where=span > 0)
-    values = pixels.astype(kind)
+    values: np.ndarray = pixels.astype(kind)
     if pixels.dtype.kind == "f":
         finite = np.isfinite(values)
         if not finite.all():
             values = np.where(finite, values, np.array(intensity.median, kind))
     if halved != 1.0:
-        values *= kind(halved)
-    values -= low.astype(kind)
-    values *= scale.astype(kind)
+        values = values * kind(halved)
+    np.subtract(values, low.astype(kind), out=values)
+    np.multiply(values, scale.astype(kind), out=values)
     if pixels.dtype.itemsize > 1:
         np.clip(values, -_LARGEST, _LARGEST, out=values)
     return values.astype(np.float32, copy=False)
@@ -198,9 +198,10 @@ def _sortable(values: np.ndarray) -> np.ndarray:
     sign = unsigned.type(1 << (8 * size - 1))
     if values.dtype.kind == "u":
         return values
-    keys = np.ascontiguousarray(values).view(unsigned)
+    keys: np.ndarray = np.ascontiguousarray(values).view(unsigned)
     if values.dtype.kind == "i":
-        return keys ^ sign
+        keys = keys ^ sign
+        return keys
     return np.where(keys & sign, ~keys, keys | sign)  # negative floats sort backwards by their bits
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from unetcli.errors import InputError, warn
-from unetcli.images.axes import apply_axes, Layout
+from unetcli.images.axes import Layout, apply_axes
 from unetcli.images.files import InputFile, truncated
 from unetcli.images.info import ImageInfo, PixelSize
 from unetcli.images.memory import check_memory, readable_size
 from unetcli.images.palettes import Colormap, is_gray_ramp
 from unetcli.images.planes import missing_codec
-from unetcli.images.source import PageSource, array_source
+from unetcli.images.source import PageSource
 
 PIXEL_LIMIT = 178_956_970  # pillow's own limit: beyond it a compressed picture counts as a decompression bomb
 _DEFLATE = 1040  # bytes that one byte of deflate can become at most
@@ -212,14 +212,20 @@ class PictureImage:
 def _plugin(format: str) -> Callable[..., Any]:
     """Return pillow's reader of one format; no other is tried."""
     if format == "png":
-        from PIL.PngImagePlugin import PngImageFile as plugin
-    elif format == "jpeg":
-        from PIL.JpegImagePlugin import JpegImageFile as plugin
-    elif format == "bmp":
-        from PIL.BmpImagePlugin import BmpImageFile as plugin
-    else:
-        from PIL.GifImagePlugin import GifImageFile as plugin
-    return plugin
+        from PIL.PngImagePlugin import PngImageFile
+
+        return PngImageFile
+    if format == "jpeg":
+        from PIL.JpegImagePlugin import JpegImageFile
+
+        return JpegImageFile
+    if format == "bmp":
+        from PIL.BmpImagePlugin import BmpImageFile
+
+        return BmpImageFile
+    from PIL.GifImagePlugin import GifImageFile
+
+    return GifImageFile
 
 
 def _damaged(file: InputFile, format: str, error: Exception) -> InputError:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from unetcli.errors import InputError
+from unetcli.errors import InputError, ResourceError
 from unetcli.images.files import InputFile
-from unetcli.images.memory import check_memory
+from unetcli.images.memory import check_memory, readable_size
 
 _CACHE = 96 << 20  # bytes of decoded strips and tiles that one open file keeps
 _PART = 16 << 20  # bytes of uncompressed rows read at once
@@ -165,20 +165,33 @@ class SegmentPlane:
         tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader} if is_jpeg(key.compression) else {}
         name = compression_name(key.compression)
         try:
+            if key.compression == 7 and b"\xff\xd9" not in data:  # the codec would fill the rest with gray
+                raise ValueError("end mark missing")
             segment = key.decode(data, index, **tables)[0]
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            declared = self._rows * self._columns * self.shape[2] * self._dtype.itemsize
+            if declared > _CACHE:
+                raise ResourceError(
+                    f"no memory left to decode {kind} {index} of {readable_size(declared)}",
+                    path=self._file.path,
+                    hint="save the image as a tiled TIFF, which is read in parts",
+                ) from error
+            raise self._damaged(kind, index, "it asks for more memory than declared") from error
         except Exception as error:  # codecs raise their own types
             if "imagecodecs" in str(error) and "requires" in str(error):
                 raise missing_codec(self._file, f"{name} compression of {key.bitspersample} bits") from error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"cannot decode {kind} {index} ({name}): data damaged ({reason})",
-                path=self._file.path,
-                hint="copy the file again from its source, or save it again",
-            ) from error
+            raise self._damaged(kind, index, reason) from error
         pixels: np.ndarray = segment[0] if segment.ndim == 4 else segment
         return np.asarray(pixels, dtype=self._dtype)
+
+    def _damaged(self, kind: str, index: int, reason: str) -> InputError:
+        name = compression_name(self._page.keyframe.compression)
+        return InputError(
+            f"cannot decode {kind} {index} ({name}): data damaged ({reason})",
+            path=self._file.path,
+            hint="copy the file again from its source, or save it again",
+        )
 
 
 def segment_size(key: Any) -> tuple[int, int]:

@@ -2,14 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from unetcli.errors import InputError, warn
+from unetcli.errors import InputError, UnetError
 from unetcli.images import tiff_metadata
 from unetcli.images.axes import Layout, apply_axes, check_layout
 from unetcli.images.files import InputFile, truncated
@@ -17,7 +17,7 @@ from unetcli.images.info import ImageInfo
 from unetcli.images.memory import check_memory
 from unetcli.images.planes import Plane, RawPlane, SegmentCache, SegmentPlane, is_raw
 from unetcli.images.source import PageSource, array_source
-from unetcli.images.tiff_checks import check_pixels, check_size
+from unetcli.images.tiff_checks import check_directories, check_pixels, check_size
 from unetcli.images.tiff_colors import Conversion, conversion_of
 
 # Whole-slide formats: their first series is the scan, the others are label, overview and thumbnail.
@@ -44,26 +44,28 @@ class TiffImage:
         import tifffile
 
         self._file = file
-        with _Log() as log:
-            try:
-                self._tiff = tifffile.TiffFile(file.file, name=file.path.name, _multifile=False)
-                found = _find_series(self._tiff, file, selected)
-            except (InputError, MemoryError):
-                raise
-            except Exception as error:
-                raise _bad_directory(file, error) from error
-        log.check(file)
+        check_directories(file)
+        try:
+            self._tiff = tifffile.TiffFile(file.file, name=file.path.name, _multifile=False)
+            found = _find_series(self._tiff, file, selected)
+        except (UnetError, MemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"corrupt TIFF directory: {reason}", path=file.path, hint="copy the file again from its source"
+            ) from error
+        _check_imagej(self._tiff, file)
         self._found = found
         self._key = found.planes[0].keyframe
         layout = found.layout if axes is None else apply_axes(axes, found.layout, file.path)
         self._full = layout
-        check_pixels(self._key, file)
         self._layout = _without_single(layout)
         check_layout(self._layout, file.path)
         for page in found.planes:
             check_size(page, file, 1 if found.virtual is None else self._planes_expected())
         self._cache = SegmentCache()
-        self._planes = {}  # type: dict[int, Plane]
+        self._planes: dict[int, Plane] = {}
         self._lock = threading.Lock()
         self._whole: np.ndarray | None = None
         sample_axis = "S" in layout.axes and self._key.samplesperpixel > 1
@@ -71,7 +73,7 @@ class TiffImage:
         self.info = self._make_info(palette)
 
     def _planes_expected(self) -> int:
-        return max(1, prod(self._full.shape) // max(1, prod(self._key.shape)))
+        return int(max(1, prod(self._full.shape) // max(1, prod(self._key.shape))))
 
     def _make_info(self, palette: str) -> ImageInfo:
         layout, change = self._layout, self._conversion
@@ -228,6 +230,7 @@ def _find_series(tiff: Any, file: InputFile, selected: range | None) -> _Found:
     if len(series) != 1:
         return _pages_alike(tiff, file, series, selected)
     chosen = series[0]
+    check_pixels(chosen.keyframe, file)
     pages = list(chosen.pages) if hasattr(chosen, "pages") else list(chosen)
     if any(page is None for page in pages):
         raise InputError(
@@ -271,6 +274,17 @@ def _check_companions(tiff: Any, file: InputFile, kind: str) -> None:
         )
 
 
+def _check_imagej(tiff: Any, file: InputFile) -> None:
+    """Refuse an ImageJ stack that is shorter than its description says."""
+    metadata = tiff.imagej_metadata if tiff.is_imagej else None
+    if not metadata or not is_raw(tiff.pages.first) or len(tiff.pages) > 1:
+        return
+    first = tiff.pages.first
+    expected = first.dataoffsets[0] + int(metadata.get("images", 1)) * int(first.nbytes)
+    if expected > file.size:
+        raise truncated(file.path, expected, file.size)
+
+
 def _is_reduced(key: Any) -> bool:
     """Whether a page is a smaller copy or a transparency mask of another."""
     return bool(int(key.subfiletype or 0) & 0b101)
@@ -298,60 +312,16 @@ def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: ra
     if selected is not None:  # the pages not selected are never read; alike ones stand in their places
         pages = [page if i in selected else chosen[0] for i, page in enumerate(pages)]
     key = pages[0].keyframe
+    check_pixels(key, file)
     layout = Layout("Q" + key.axes, (len(pages), *key.shape), stated=False)
     return _Found(tuple(pages), None, layout, "generic", ())
 
 
-def _bad_directory(file: InputFile, error: Exception) -> InputError:
-    """Return the error of a file whose directory cannot be read."""
-    head = bytes(file.read(0, min(16, file.size)))
-    order = "little" if head[:2] == b"II" else "big"
-    big = head[2:4] in (b"+\0", b"\0+")
-    first = int.from_bytes(head[8:16] if big else head[4:8], order)  # type: ignore[arg-type]
-    if first >= file.size:
-        return truncated(file.path, first + 2, file.size)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(
-        f"corrupt TIFF directory at byte {first} of {file.size}: {reason}",
-        path=file.path,
-        hint="copy the file again from its source",
-    )
+class _Quiet(logging.Filter):
+    """Keeps what tifffile logs off the terminal: this package checks files by itself and says it in its own words."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return False
 
 
-class _Log(logging.Handler):
-    """What tifffile logs in this thread while a file is opened."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._records: list[logging.LogRecord] = []
-        self._thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self._records.append(record)
-
-    def __enter__(self) -> "_Log":
-        logger = logging.getLogger("tifffile")
-        logger.propagate = False  # shown as our warnings and errors instead
-        logger.addHandler(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        logging.getLogger("tifffile").removeHandler(self)
-
-    def check(self, file: InputFile) -> None:
-        """Raise what means lost pages, warn about what means a doubtful file."""
-        for record in self._records:
-            text = record.getMessage()
-            words = text.lower()
-            if "circular" in words or "already" in words:
-                warn("the list of pages is circular; each page is read once", path=file.path)
-            elif "offset" in words and ("invalid" in words or "page" in words):
-                raise InputError(
-                    f"is truncated or damaged: a page lies outside its {file.size} bytes",
-                    path=file.path,
-                    hint="copy the file again from its source",
-                )
-
-
-Opener = Callable[[InputFile, "str | None", str, "range | None"], TiffImage]
+logging.getLogger("tifffile").addFilter(_Quiet())

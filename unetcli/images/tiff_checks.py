@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from unetcli.errors import InputError
+from unetcli.errors import InputError, warn
 from unetcli.images.axes import MAX_CHANNELS
 from unetcli.images.files import InputFile, truncated
 from unetcli.images.memory import readable_size
@@ -13,6 +13,63 @@ from unetcli.images.planes import compression_name, decoded_bytes, is_jpeg, miss
 # How many bytes one compressed byte can become at most, by the definition of the format.
 _EXPANSION = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 64}
 _IMPLAUSIBLE = 100  # a file this many times smaller than declared is not merely cut off
+_MOST_ENTRIES = 4096
+_TYPE_SIZES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], dtype=np.uint64)
+# Tags without which the pixels cannot be read right; a damaged one among the others is only worth a warning.
+_NEEDED_TAGS = {*range(254, 267), 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 330, 338, 339, 347}
+
+
+def check_directories(file: InputFile) -> None:
+    """Raise unless every directory of the file and all their values lie within it; warns where they form a circle.
+
+    Raises
+    ------
+    InputError : truncated, or a directory that cannot be one.
+    """
+    if file.path.suffix.lower() == ".ndpi":  # has offsets of its own kind
+        return
+    head = bytes(file.read(0, min(16, file.size)))
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:4] in (b"+\0", b"\0+")
+    offset, count = (np.dtype(order + "u8"), np.dtype(order + "u8")) if big else (np.dtype(order + "u4"),) * 2
+    if not big:
+        count = np.dtype(order + "u2")
+    entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", offset), ("value", offset)])
+    start = 8 if big else 4
+    if file.size < start + offset.itemsize:
+        raise truncated(file.path, start + offset.itemsize, file.size)
+    at = int(np.frombuffer(head, offset, 1, start)[0])
+    seen: set[int] = set()
+    while at:
+        if at in seen:
+            warn("the list of pages is circular; each page is read once", path=file.path)
+            return
+        seen.add(at)
+        if at + count.itemsize > file.size:
+            raise truncated(file.path, at + count.itemsize, file.size)
+        entries = int(np.frombuffer(file.read(at, count.itemsize), count)[0])
+        length = entries * entry.itemsize + offset.itemsize
+        at += count.itemsize
+        if not 0 < entries <= _MOST_ENTRIES:
+            raise _corrupt(file, f"{entries} entries at byte {at}")
+        if at + length > file.size:
+            raise _corrupt(file, f"truncated, {at + length} bytes expected, {file.size} present")
+        data = file.read(at, length)
+        _check_values(np.frombuffer(data, entry, entries), offset.itemsize, file)
+        at = int(np.frombuffer(data, offset, 1, length - offset.itemsize)[0])
+
+
+def _check_values(entries: np.ndarray, inline: int, file: InputFile) -> None:
+    """Raise where a value that is stored elsewhere ends behind the file."""
+    sizes = _TYPE_SIZES[np.minimum(entries["type"], len(_TYPE_SIZES) - 1)] * entries["count"].astype(np.float64)
+    ends = np.where(sizes > inline, entries["value"].astype(np.float64) + sizes, 0)
+    for entry in entries[ends > file.size]:
+        tag, start, end = int(entry["tag"]), int(entry["value"]), int(ends[entries["tag"] == entry["tag"]].max())
+        if end - start > file.size and tag in _NEEDED_TAGS:
+            raise _corrupt(file, f"tag {tag} has {entry['count']} values, the file {file.size} bytes")
+        if tag in _NEEDED_TAGS or start <= file.size:
+            raise truncated(file.path, end, file.size)
+        warn(f"TIFF tag {tag} is damaged and left out", path=file.path)
 
 
 def check_pixels(key: Any, file: InputFile) -> None:
@@ -93,11 +150,8 @@ def check_size(page: Any, file: InputFile, planes: int) -> None:
         )
     if len(offsets) < count or len(counts) < len(offsets):
         kind = "tiles" if key.is_tiled else "strips"
-        raise InputError(
-            f"corrupt TIFF directory: {size} pixels are {count} {kind}, {min(len(offsets), len(counts))} are listed",
-            path=file.path,
-            hint="copy the file again from its source",
-        )
+        listed = min(len(offsets), len(counts))
+        raise _corrupt(file, f"{size} pixels are {count} {kind}, {listed} are listed")
     _check_segments(page, file, planes, count, (rows, columns))
 
 
@@ -141,3 +195,7 @@ def _declares_more(file: InputFile, size: str, declared: int) -> InputError:
         path=file.path,
         hint="copy the file again from its source",
     )
+
+
+def _corrupt(file: InputFile, what: str) -> InputError:
+    return InputError(f"corrupt TIFF directory: {what}", path=file.path, hint="copy the file again from its source")

@@ -50,7 +50,8 @@ class Conversion:
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Return the pixels (height, width, samples) of the image."""
         if self.palette is not None:
-            return self.palette[np.minimum(pixels[:, :, 0], len(self.palette) - 1)]
+            looked_up: np.ndarray = self.palette[np.minimum(pixels[:, :, 0], len(self.palette) - 1)]
+            return looked_up
         return self.apply_values(pixels[:, :, : self.kept] if self.kept < pixels.shape[2] else pixels)
 
     def apply_values(self, pixels: np.ndarray) -> np.ndarray:
@@ -115,14 +116,11 @@ def _check_colors(photometric: int | None, compression: int, file: InputFile) ->
 def _alpha_samples(key: Any, photometric: int | None) -> int:
     """Return how many samples at the end of a pixel are alpha."""
     extra = tuple(int(e) for e in key.extrasamples)
-    count = 0
-    for kind in reversed(extra):
-        if kind not in _ALPHA:
-            break
-        count += 1
-    if photometric == _RGB and key.samplesperpixel == 4 and not extra:
+    last = next((i for i, kind in enumerate(reversed(extra)) if kind not in _ALPHA), len(extra))
+    samples, count = int(key.samplesperpixel), last
+    if photometric == _RGB and samples == 4 and not extra:
         count = 1  # writers that leave the tag out mean alpha
-    return min(count, key.samplesperpixel - 1)
+    return min(count, samples - 1)
 
 
 def _colors_of(colormap: np.ndarray) -> np.ndarray:

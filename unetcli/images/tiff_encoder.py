@@ -191,7 +191,8 @@ class TiffEncoder:
                 value = struct.pack(offset_format, start + fixed + len(extra))
                 extra += data + b"\0" * (len(data) % 2)
             head.append(struct.pack("<HHQ" if self._big else "<HHI", tag, kind, count) + value)
-        extra += b"\0" * (-(fixed + len(extra)) % 8)
+        if not last:
+            extra += b"\0" * (-(fixed + len(extra)) % 8)
         following = 0 if last else start + fixed + len(extra)
         return b"".join(head) + struct.pack(offset_format, following) + extra
 

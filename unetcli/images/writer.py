@@ -4,15 +4,16 @@ import contextlib
 import io
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 
-from unetcli.errors import OutputError, UsageError
+from unetcli.errors import UsageError
 from unetcli.images.atomic import atomic_path, check_folder, writing_failed
 from unetcli.images.info import ImageInfo
 from unetcli.images.png import PngEncoder
@@ -66,8 +67,12 @@ class ImageWriter:
         dtype = np.dtype(dtype)
         assert colormap is None or (dtype == np.uint8 and channels == 1 and len(colormap) <= 256)
         assert kind != "overlay" or (channels == 3 and dtype == np.uint8)
-        self._target = Path(target) if isinstance(target, str | os.PathLike) else None
-        self._stream = None if self._target is not None else target
+        self._target: Path | None = None
+        self._stream: BinaryIO | None = None
+        if isinstance(target, str | os.PathLike):
+            self._target = Path(target)
+        else:
+            self._stream = target
         if self._target is not None:
             check_format(self._target, pages=like.pages, dtype=dtype, channels=1 if kind == "overlay" else channels)
         self._shape = (like.height, like.width, channels)
@@ -156,7 +161,7 @@ class ImageWriter:
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _translated(self):  # type: ignore[no-untyped-def]
+    def _translated(self) -> Iterator[None]:
         """Turn errors of the system into ours."""
         try:
             yield
@@ -228,10 +233,4 @@ def _spool() -> BinaryIO:
 
 
 def _current_error() -> tuple[type[BaseException] | None, BaseException | None, TracebackType | None]:
-    import sys
-
     return sys.exc_info()
-
-
-Writer = Callable[..., ImageWriter]
-__all__ = ["ImageWriter", "OutputError", "check_format", "check_writable", "is_ome"]
