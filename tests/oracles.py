@@ -120,3 +120,71 @@ def rand_by_pairs(truth, prediction):
             predicted += together
     pairs = len(pixels) ** 2
     return both / pairs, true / pairs, predicted / pairs
+
+
+def whole_image_probabilities(network, image):
+    """Class probabilities (K, H, W) of an image (H, W, C) in one forward pass, mirrored all around by np.pad."""
+    import numpy as np
+    import torch
+
+    geometry = network.geometry
+    height, width, _ = image.shape
+    before = geometry.border
+    after = [geometry.input_for(geometry.rounded_up(size)) - before - size for size in (height, width)]
+    padded = image
+    for axis, pad in enumerate(after):
+        width_of_padding = [(0, 0)] * 3
+        width_of_padding[axis] = (before, pad)
+        mode = "reflect" if image.shape[axis] > 1 else "edge"  # one pixel is its own mirror image
+        padded = np.pad(padded, width_of_padding, mode=mode)
+    tensor = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1)[None]))
+    with torch.inference_mode():
+        logits = network(tensor)
+    cut = geometry.context
+    return logits.float().softmax(dim=1)[0, :, cut : cut + height, cut : cut + width].numpy()
+
+
+def rows_without_padding(network, size, room, channels=1):
+    """The output rows of a network on `size` pixels that stay when real pixels replace what was padded.
+
+    Two passes in float64: one on a window, one on an image with `room` more pixels (a multiple of the step) on every
+    side of it. Returns the first row that agrees, one past the last, and the number of rows of the window's output.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, size + 2 * room, size + 2 * room, generator=generator, dtype=torch.float64)
+    window = image[..., room : room + size, room : room + size].clone()
+    network = network.double().eval()
+    with torch.no_grad():
+        alone, within = network(window), network(image)
+    rows = alone.shape[-1]
+    within = within[..., room : room + rows, room : room + rows]
+    agree = ((alone - within).abs() < 1e-9 * within.abs().max())[0].all(0)  # (rows, rows)
+    middle = rows // 2
+    exact = agree[:, middle - 16 : middle + 16].all(1).tolist()
+    first, stop = middle, middle
+    while first > 0 and exact[first - 1]:
+        first -= 1
+    while stop < rows and exact[stop]:
+        stop += 1
+    return first, stop, rows
+
+
+def redraw(network, seed=0):
+    """Give every parameter and running statistic a value that matters: scores that start at zero hide every fault."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + noise.abs())
+            elif tensor.dim() > 1:
+                tensor.copy_(noise * (2 / max(1, tensor[0].numel())) ** 0.5)
+            else:
+                tensor.copy_(0.1 * noise + (name.endswith("weight")))
+    return network

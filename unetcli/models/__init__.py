@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from unetcli.errors import UsageError
 from unetcli.geometry import Geometry
+from unetcli.models import fcn, mobilenet_unet, segnet, unet
 from unetcli.models.arguments import Builder, arguments_of, problems_of
-from unetcli.models.fcn import fcn8s, fcn16s, fcn32s
-from unetcli.models.mobilenet_unet import mobilenet_unet
-from unetcli.models.segnet import segnet
-from unetcli.models.unet import unet, unet_2015
 
 
 class Network(Protocol):
@@ -30,13 +27,13 @@ class Network(Protocol):
 
 
 ARCHITECTURES: dict[str, Builder] = {
-    "unet": unet,
-    "unet-2015": unet_2015,
-    "mobilenet-unet": mobilenet_unet,
-    "fcn32s": fcn32s,
-    "fcn16s": fcn16s,
-    "fcn8s": fcn8s,
-    "segnet": segnet,
+    "unet": unet.unet,
+    "unet-2015": unet.unet_2015,
+    "mobilenet-unet": mobilenet_unet.mobilenet_unet,
+    "fcn32s": fcn.fcn32s,
+    "fcn16s": fcn.fcn16s,
+    "fcn8s": fcn.fcn8s,
+    "segnet": segnet.segnet,
 }
 MOST_PARAMETERS = 2**31  # 8 GiB of float32; the paper's network has 31 million
 

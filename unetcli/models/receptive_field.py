@@ -29,29 +29,33 @@ class Rows:
 
     Parameters
     ----------
-    size : number of rows.
+    count : how many there are.
     first, stop : rows ``first .. stop - 1`` depend on real pixels only, the others on padding too.
     """
 
-    size: int
+    count: int
     first: int
     stop: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
+        if self.count < 1:
             raise ValueError("nothing is left of the image")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """The shape of the tensor stood in for; images and channels are not followed and read as 1."""
-        return (1, 1, self.size, self.size)
+        return (1, 1, self.count, self.count)
 
     def dim(self) -> int:
         """Return the number of axes of the tensor stood in for."""
         return 4
 
+    def size(self, axis: int) -> int:
+        """Return the length of one axis of the tensor stood in for."""
+        return self.shape[axis]
+
     def __getitem__(self, index: tuple[Any, ...]) -> "Rows":
-        start, stop, stride = index[-1].indices(self.size)
+        start, stop, stride = index[-1].indices(self.count)
         if stride != 1:
             raise ValueError("only crops have a rule")
         return Rows(stop - start, max(0, self.first - start), min(stop, self.stop) - start)
@@ -87,16 +91,16 @@ def measure(network: nn.Module, *, step: int, smallest: int) -> Geometry:
     rows = network(Rows(size, 0, size))
     network.train(was_training)
     assert rows.first < rows.stop, "the receptive field is larger than 64 steps"
-    assert (size - rows.size) % 2 == 0
-    context = max(rows.first, rows.size - rows.stop)
-    return Geometry(step=step, smallest=smallest, margin=(size - rows.size) // 2, context=-(-context // step) * step)
+    assert (size - rows.count) % 2 == 0
+    context = max(rows.first, rows.count - rows.stop)
+    return Geometry(step=step, smallest=smallest, margin=(size - rows.count) // 2, context=-(-context // step) * step)
 
 
 def joined(maps: Sequence[Rows], dim: int = 1) -> Rows:
     """Return the rows of feature maps that are concatenated or summed: exact where all of them are."""
-    if len({rows.size for rows in maps}) > 1:
-        raise ValueError(f"feature maps of {', '.join(str(rows.size) for rows in maps)} rows do not fit together")
-    return Rows(maps[0].size, max(rows.first for rows in maps), min(rows.stop for rows in maps))
+    if len({rows.count for rows in maps}) > 1:
+        raise ValueError(f"feature maps of {', '.join(str(rows.count) for rows in maps)} rows do not fit together")
+    return Rows(maps[0].count, max(rows.first for rows in maps), min(rows.stop for rows in maps))
 
 
 def convolved(
@@ -116,8 +120,8 @@ def pooled(rows: Rows, kernel_size: Size, stride: Size | None = None, padding: S
     """Return the rows behind a maximum pooling, whose windows must fit the rows exactly."""
     reach = _one(kernel_size)
     stride = reach if stride is None else _one(stride)
-    if (rows.size + 2 * _one(padding) - reach) % stride:
-        raise ValueError(f"pooling by {stride} drops a row of {rows.size}")
+    if (rows.count + 2 * _one(padding) - reach) % stride:
+        raise ValueError(f"pooling by {stride} drops a row of {rows.count}")
     return _swept(rows, reach, stride, _one(padding))
 
 
@@ -126,33 +130,35 @@ def up_convolved(
 ) -> Rows:
     """Return the rows behind a transposed convolution; one that a missing row would have fed is not exact."""
     kernel, stride, padding = weight.shape[-1], _one(stride), _one(padding)
-    size = (rows.size - 1) * stride + kernel - 2 * padding
+    size = (rows.count - 1) * stride + kernel - 2 * padding
     first = (rows.first - 1) * stride + kernel - padding
     stop = rows.stop * stride - padding
     return Rows(size, max(0, first), min(size, stop))
 
 
-def interpolated(rows: Rows, size: Any = None, scale_factor: float = 1, mode: str = "nearest", **others: Any) -> Rows:
+def interpolated(
+    rows: Rows, size: Any = None, scale_factor: float | None = None, mode: str = "nearest", **others: Any
+) -> Rows:
     """Return the rows behind an up-sampling; the bilinear one clamps half a row at each edge."""
-    scale = int(scale_factor)
-    if size is not None or scale != scale_factor or mode not in ("nearest", "bilinear") or others.get("align_corners"):
+    scale = int(scale_factor or 0)
+    if not scale or scale != scale_factor or mode not in ("nearest", "bilinear") or others.get("align_corners"):
         raise TypeError("only nearest and bilinear up-sampling by a whole number, corners not aligned, have a rule")
     if mode == "nearest":
-        return Rows(scale * rows.size, scale * rows.first, scale * rows.stop)
+        return Rows(scale * rows.count, scale * rows.first, scale * rows.stop)
     first = (
         scale * rows.first + scale // 2
     )  # output row o lies between input rows i and i + 1, i = (o - scale/2) / scale
-    return Rows(scale * rows.size, first, scale * rows.stop - scale // 2)
+    return Rows(scale * rows.count, first, scale * rows.stop - scale // 2)
 
 
 def unpooled(values: Rows, indices: Rows) -> Rows:
     """Return the rows behind a 2x2 unpooling, exact where both the values and their places are."""
     rows = joined([values, indices])
-    return Rows(2 * rows.size, 2 * rows.first, 2 * rows.stop)
+    return Rows(2 * rows.count, 2 * rows.first, 2 * rows.stop)
 
 
 def _swept(rows: Rows, reach: int, stride: int, padding: int) -> Rows:
-    size = (rows.size + 2 * padding - reach) // stride + 1
+    size = (rows.count + 2 * padding - reach) // stride + 1
     first = -(-(rows.first + padding) // stride)
     stop = (rows.stop + padding - reach) // stride + 1
     return Rows(size, first, min(size, stop))
