@@ -227,3 +227,17 @@ def test_ten_thousand_objects_take_seconds():
     assert table.truth_areas.size == 10_000
     assert instances.match(table, 0.25).true_positives == 10_000
     assert instances.aji_plus(table) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.7, 1.9)])
+@pytest.mark.parametrize("far", [1, 400])  # border pixels far from the other border: a search tree, or a transform
+def test_far_borders_have_exact_distances(spacing, far):
+    rng = np.random.default_rng(1)
+    truth, prediction = np.zeros((2, 90, 120), bool)
+    truth[10:60, 5:50] = rng.random((50, 45)) > 0.6
+    prediction[10:60, 6:51] = truth[10:60, 5:50]
+    prediction.ravel()[rng.permutation(np.arange(70 * 120, 90 * 120))[:far]] = True
+    found = boundary.surfaces(truth, prediction, spacing=spacing)
+    np.testing.assert_allclose(
+        found.prediction_to_truth, oracles.border_distances(prediction, truth, spacing), rtol=1e-12
+    )
