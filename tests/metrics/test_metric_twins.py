@@ -230,7 +230,7 @@ def test_ten_thousand_objects_take_seconds():
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.7, 1.9)])
-@pytest.mark.parametrize("far", [1, 400])  # border pixels far from the other border: a search tree, or a transform
+@pytest.mark.parametrize("far", [1, 120])  # border pixels far from the other border: a search tree, or a transform
 def test_far_borders_have_exact_distances(spacing, far):
     rng = np.random.default_rng(1)
     truth, prediction = np.zeros((2, 90, 120), bool)
