@@ -103,9 +103,9 @@ class TestEveryArchitecture:
 
 
 @pytest.mark.parametrize("arguments", [
-    {"depth": 10**6}, {"depth": 0}, {"depth": 8}, {"features": 0}, {"features": 1025}, {"dropout": 1.0}, {"dropout": -0.1},
-    {"temperature": 0}, {"temperature": -1.0}, {"padding": "full"}, {"upsampling": "nearest"}, {"batch_norm": 1},
-    {"block_dropout": 2},
+    {"depth": 10**6}, {"depth": 0}, {"depth": 8}, {"features": 0}, {"features": 1025}, {"dropout": 1.0},
+    {"dropout": -0.1}, {"temperature": 0}, {"temperature": -1.0}, {"padding": "full"}, {"upsampling": "nearest"},
+    {"batch_norm": 1}, {"block_dropout": 2},
 ])  # fmt: skip
 def test_the_bounds_of_the_classic_network(arguments: dict):
     start = time.perf_counter()
@@ -115,7 +115,8 @@ def test_the_bounds_of_the_classic_network(arguments: dict):
 
 
 @pytest.mark.parametrize(("architecture", "arguments"), [
-    ("unet", {"features": 1024, "depth": 7}), ("unet-2015", {"features": 1024, "depth": 5}), ("fcn8s", {"features": 1024}),
+    ("unet", {"features": 1024, "depth": 7}), ("unet-2015", {"features": 1024, "depth": 5}),
+    ("fcn8s", {"features": 1024}),
 ])  # fmt: skip
 def test_a_network_too_large_for_any_memory_is_refused_without_allocating_it(architecture: str, arguments: dict):
     with pytest.raises(UsageError, match=r"would have [\d,]+ parameters, more than 2,147,483,648"):

@@ -145,9 +145,8 @@ def interpolated(
         raise TypeError("only nearest and bilinear up-sampling by a whole number, corners not aligned, have a rule")
     if mode == "nearest":
         return Rows(scale * rows.count, scale * rows.first, scale * rows.stop)
-    first = (
-        scale * rows.first + scale // 2
-    )  # output row o lies between input rows i and i + 1, i = (o - scale/2) / scale
+    # output row o lies between the input rows i and i + 1, i = floor((o + 1/2) / scale - 1/2)
+    first = scale * rows.first + scale // 2
     return Rows(scale * rows.count, first, scale * rows.stop - scale // 2)
 
 
