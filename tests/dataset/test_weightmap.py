@@ -144,8 +144,8 @@ class TestBorderWeights:
 
 
 class TestNearlyTouching:
-    @pytest.mark.parametrize(("gap", "found"), [(1, True), (5, True), (6, False), (20, False)])
-    def test_ends_where_the_gap_is_wider_than_sigma(self, gap, found):
+    @pytest.mark.parametrize(("gap", "found"), [(1, True), (2, True), (3, False), (20, False)])
+    def test_ends_where_the_gap_is_wider_than_a_ridge(self, gap, found):
         target = np.zeros((12, 60), np.int32)
         target[:, 5:20], target[:, 20 + gap : 40 + gap] = 1, 1
         weights = nearly_touching(target)
@@ -154,8 +154,8 @@ class TestNearlyTouching:
         assert not weights[target != 0].any()
 
     def test_equals_border_weights_in_a_narrow_gap(self):
-        target = rows("11110001111", "11110001111")
-        instances = rows("11110002222", "11110002222")
+        target = rows("1111001111", "1111001111")
+        instances = rows("1111002222", "1111002222")
         np.testing.assert_array_equal(nearly_touching(target), border_weights(instances))
 
     def test_sees_objects_that_meet_at_a_corner(self):
@@ -172,9 +172,9 @@ class TestNearlyTouching:
 
     def test_leaves_thick_membranes_alone(self):
         y, x = np.mgrid[:200, :200]
-        membranes = (y % 50 < 8) | (x % 50 < 8)
+        membranes = (y % 50 < 4) | (x % 50 < 4)
         assert not nearly_touching((~membranes).astype(np.int32)).any()
-        assert nearly_touching((~((y % 50 < 4) | (x % 50 < 4))).astype(np.int32)).any()
+        assert nearly_touching((~((y % 50 < 2) | (x % 50 < 2))).astype(np.int32)).any()
 
     def test_of_nothing_is_nothing(self):
         assert not nearly_touching(np.zeros((4, 5), np.int32)).any()
@@ -193,6 +193,12 @@ class TestClassBalance:
     def test_gives_an_absent_class_one(self):
         np.testing.assert_allclose(class_balance([500, 0, 500]), [1, 1, 1])
         np.testing.assert_allclose(class_balance([0, 0]), [1, 1])
+
+    def test_raises_rare_classes_to_the_share_that_is_asked_for(self):
+        np.testing.assert_allclose(class_balance([220, 780], smallest_share=0.1), [1, 1])
+        rare = class_balance([990, 10], smallest_share=0.1)
+        assert rare[1] / rare[0] == pytest.approx(10)
+        np.testing.assert_allclose(class_balance([990, 10], smallest_share=0), [1, 1])
 
     def test_is_bounded(self):
         weights = class_balance([10_000_000, 3])

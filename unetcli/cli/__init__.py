@@ -1,1 +1,52 @@
-"""."""
+"""The command line: three commands that parse, call the wings below, and show what they return.
+
+Only this wing prints and decides exit codes. torch and the other large libraries are imported by the commands when
+they need them, never for ``--help``, ``--version`` or a usage error.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from unetcli import __version__
+from unetcli.cli.console import guarded
+from unetcli.cli.evaluate import evaluate
+from unetcli.cli.infer import infer
+from unetcli.cli.train import train
+
+app = typer.Typer(
+    name="unet",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="unet train ./cells --epochs 50; unet infer scan.tif -o mask.tif; unet evaluate masks/ truth/",
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def unet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Segment microscopy and medical images with the U-Net, learning from a few annotated ones."""
+
+
+app.command()(train)
+app.command()(infer)
+app.command()(evaluate)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program with these arguments and return its exit code."""
+    return guarded(
+        lambda: typer.main.get_command(app).main(args=list(arguments), prog_name="unet", standalone_mode=False)
+    )

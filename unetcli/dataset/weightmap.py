@@ -22,6 +22,7 @@ Labels = NDArray[np.int32]
 Weights = NDArray[np.float32]
 
 REACH_IN_SIGMAS = 6.0  # beyond, exp(-(d1 + d2)^2 / (2 sigma^2)) < 1.6e-8: nothing beside a class balance in float32
+NARROW_GAP = 2  # pixels of background between objects of a mask without instances that nearly touch
 LARGEST_RATIO = 100.0  # between two class weights: a few stray pixels of a rare class must not rule the loss
 
 
@@ -72,8 +73,9 @@ def nearly_touching(target: Labels, *, border_weight: float = 10.0, border_sigma
     """Return border weights (H, W) for a mask without instances: where two components of one class nearly touch.
 
     Components are 4-connected, so objects that meet at a corner count as two. They nearly touch where the background
-    between them is at most `border_sigma` pixels wide (``d1 + d2 <= border_sigma + 1``): thick membranes and objects
-    far from each other get nothing. Objects of different classes need no ridge, their classes tell them apart.
+    between them is at most `NARROW_GAP` pixels wide (``d1 + d2 <= NARROW_GAP + 1``), as the ridges are that are drawn
+    between instances: membranes, which are thicker, and objects far from each other get nothing. Objects of different
+    classes need no ridge, their classes tell them apart.
 
     Parameters
     ----------
@@ -83,16 +85,18 @@ def nearly_touching(target: Labels, *, border_weight: float = 10.0, border_sigma
     for label in range(1, int(target.max(initial=0)) + 1):
         components, number = ndimage.label(target == label)
         if number > 1:
-            sums = _sum_of_two_distances(components.astype(np.int32), border_sigma + 1)
+            sums = _sum_of_two_distances(components.astype(np.int32), NARROW_GAP + 1)
             np.maximum(weights, _ridge(sums, border_weight, border_sigma), out=weights)
     weights[target != 0] = 0
     return weights
 
 
-def class_balance(pixels: Sequence[int] | NDArray[np.int64]) -> Weights:
-    """Return one weight per class: the inverse frequency, normalized to a mean of 1 over the training pixels.
+def class_balance(pixels: Sequence[int] | NDArray[np.int64], *, smallest_share: float = 1.0) -> Weights:
+    """Return one weight per class, normalized to a mean of 1 over the training pixels.
 
-    No weight is more than 100 times another. A class without pixels gets 1.
+    A class that has less than `smallest_share` of the pixels is weighted as if it had that share: 1 is the inverse
+    frequency, 0 gives every class a weight of 1. No weight is more than 100 times another. A class without pixels
+    gets 1.
 
     Parameters
     ----------
@@ -102,8 +106,9 @@ def class_balance(pixels: Sequence[int] | NDArray[np.int64]) -> Weights:
     present = counts > 0
     weights = np.ones(counts.shape)
     if present.any():
-        inverse = 1 / np.maximum(counts[present], counts.max() / LARGEST_RATIO)
-        weights[present] = inverse * counts.sum() / (inverse * counts[present]).sum()
+        shares = np.maximum(counts[present], counts.max() / LARGEST_RATIO) / counts.sum()
+        raised = np.maximum(shares, smallest_share) / shares
+        weights[present] = raised * counts.sum() / (raised * counts[present]).sum()
     return weights.astype(np.float32)
 
 

@@ -43,4 +43,4 @@ def read_mirrored(source: Source, top: int, bottom: int, left: int, right: int) 
     inside = 0 <= top and bottom <= source.shape[0] and 0 <= left and right <= source.shape[1]
     if inside:
         return block
-    return block[np.ix_(rows - first_row, columns - first_column)]
+    return block.take(columns - first_column, axis=1).take(rows - first_row, axis=0)

@@ -1,0 +1,51 @@
+# make demo   trains on sample_data, predicts scan.tif, evaluates, and says where everything lies
+# make test   installs what it needs and runs the tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test slow bench gpu lint clean
+
+# The environment is made anew when the packages that the project asks for change.
+$(READY): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	mkdir -p demo
+	$(BIN)/unet train sample_data/train -o demo/unet.safetensors --features 24 --max-time 150s --overwrite
+	$(BIN)/unet infer sample_data/scan.tif -m demo/unet.safetensors -o demo/scan_mask.tif \
+	    --overlay demo/scan_overlay.png --objects demo/scan_objects.csv
+	$(BIN)/unet infer sample_data/test/images -m demo/unet.safetensors -o demo/masks/
+	$(BIN)/unet evaluate demo/masks sample_data/test/masks --json demo/scores.json --csv demo/scores.csv
+	@echo
+	@echo "The trained model          demo/unet.safetensors   (its history: demo/unet.run/history.csv)"
+	@echo "The cells of the scan      demo/scan_mask.tif      (open it in Fiji)"
+	@echo "The same as a picture      demo/scan_overlay.png"
+	@echo "A table of its cells       demo/scan_objects.csv"
+	@echo "Masks of the test images   demo/masks/"
+	@echo "Their scores               demo/scores.csv, demo/scores.json"
+
+test: $(READY)
+	$(PYTEST)
+
+slow: $(READY)
+	$(PYTEST) -m slow
+
+bench: $(READY)
+	$(PYTEST) -m bench --benchmark-enable --benchmark-only
+
+gpu: $(READY)
+	$(PYTEST) -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

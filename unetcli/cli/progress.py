@@ -1,0 +1,26 @@
+"""A bar with the time left, on a terminal only."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from unetcli.cli.console import Console, one_line
+
+
+@contextlib.contextmanager
+def progress_bar(shown: Console, what: str, *, enabled: bool = True) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function that moves a bar to a share (0 to 1) of the work, with a word beside it.
+
+    Nothing is drawn with ``--quiet`` or where stderr is no terminal: logs get plain lines from elsewhere.
+    """
+    if not enabled or shown.quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda share, label: None
+        return
+    from rich.console import Console as RichConsole
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share, label: bar.update(task, completed=share, description=escape(one_line(label)))

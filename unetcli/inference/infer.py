@@ -1,0 +1,227 @@
+"""From an image file and model files to a mask file, and what else was asked for in the same pass."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from torch import nn
+
+from unetcli.dataset.labels import LabelCoding
+from unetcli.errors import InputError, ModelFileError, UsageError, warn
+from unetcli.images import Image, ImageInfo, intensity_range, normalize, open_image
+from unetcli.inference.instances import find_objects
+from unetcli.inference.outputs import Output, PageResult, open_outputs
+from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
+from unetcli.inference.tilesize import choose_tile
+from unetcli.models.device import Device, move_network
+from unetcli.models.modelfile import ModelDescription, load_model
+
+OUTPUT_KINDS = ("mask", "classes", "instances", "probabilities")
+SAME_PIXEL_SIZE = 0.1  # relative difference up to which a scan counts as like the training data
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What to predict and how.
+
+    Parameters
+    ----------
+    output_kind : an entry of `OUTPUT_KINDS`; "mask" is the coding of the training masks.
+    pages, axes : which pages of the input, and how to read its axes.
+    tile, batch : 0 chooses by memory and measured waste.
+    turns : whether to average over the eight turns and flips.
+    threshold : probability above which the foreground of two classes is taken.
+    min_size, fill_holes : for objects, in pixels.
+    """
+
+    output_kind: str = "mask"
+    pages: range | None = None
+    axes: str | None = None
+    tile: int = 0
+    batch: int = 0
+    turns: bool = False
+    threshold: float = 0.5
+    min_size: int = 0
+    fill_holes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output_kind not in OUTPUT_KINDS:
+            raise UsageError(
+                f"unknown output kind {self.output_kind!r}", hint=f"--output-kind takes {', '.join(OUTPUT_KINDS)}"
+            )
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"--threshold {self.threshold:g} is no probability", hint="--threshold 0.5")
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where the results of one input go; `main` is a path or an open binary stream."""
+
+    main: Path | BinaryIO
+    probabilities: Path | None = None
+    overlay: Path | None = None
+    objects: Path | None = None
+
+
+@dataclass(frozen=True)
+class PageDone:
+    """Progress: rows of a page that are done, over all pages of the input."""
+
+    page: int
+    pages: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What became of one input.
+
+    Parameters
+    ----------
+    shape : pages, height and width of the output; `axes` of the input, as understood.
+    tile : side of the largest tile that was used.
+    foreground : share of the pixels that are not background.
+    objects : number of objects over all pages, None where none were looked for.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, int, int]
+    axes: str
+    tile: int
+    foreground: float
+    objects: int | None
+    seconds: float
+
+
+class Segmenter:
+    """Loaded models that segment one image after the other.
+
+    Parameters
+    ----------
+    models : model files; the probabilities of several are averaged.
+
+    Raises
+    ------
+    ModelFileError : a file is damaged, or the models do not fit each other.
+    """
+
+    def __init__(self, models: Sequence[Path], device: Device) -> None:
+        loaded = [(path, *load_model(path)) for path in models]
+        self.device = device
+        self.networks: list[nn.Module] = [move_network(network, device) for _, network, _, _ in loaded]
+        self.description: ModelDescription = loaded[0][2]
+        self.coding = coding_of(models[0], self.description)
+        for path, _, other, _ in loaded[1:]:
+            for name in ("channels", "classes", "coding", "normalization"):
+                if getattr(other, name) != getattr(self.description, name):
+                    raise ModelFileError(
+                        f"its {name} differ from those of {models[0]}",
+                        path=path,
+                        hint="average only models of the same data",
+                    )
+
+    def size_for(self, config: InferConfig) -> TileSize:
+        """Return the tile and batch to begin with."""
+        largest = max(self.networks, key=lambda network: sum(p.numel() for p in network.parameters()))
+        return choose_tile(largest, self.description.channels, self.device, tile=config.tile, batch=config.batch)
+
+    def segment(
+        self, source: Path | BinaryIO, destinations: Destinations, config: InferConfig, size: TileSize
+    ) -> Iterator[PageDone | Segmented]:
+        """Segment one image, yielding progress and, at the end, what became of it.
+
+        Raises
+        ------
+        InputError : the image cannot be read, or has other channels than the model expects.
+        OutputError : a result cannot be written; none is left half-written.
+        """
+        began = time.monotonic()
+        ensemble = Ensemble(self.networks, self.device, EIGHT_TURNS if config.turns else UNTURNED, config.threshold)
+        with ExitStack() as stack:
+            image = stack.enter_context(open_image(source, axes=config.axes, pages=config.pages, name="stdin"))
+            self.check(image.info)
+            intensity = intensity_range(image)
+            outputs = stack.enter_context(
+                open_outputs(destinations, image.info, self.coding, self.description.classes, config.output_kind)
+            )
+            prepare = partial(normalize, intensity=intensity)
+            foreground, objects = 0, 0
+            wants_page = any(output.wants_page for output in outputs)
+            for page in range(image.info.pages):
+                pixels = image.page(page)
+                kept = np.empty((image.info.height, image.info.width), np.uint8) if wants_page else None
+                keep_probabilities = any(output.wants_probabilities for output in outputs)
+                for band in predict_bands(ensemble, pixels, prepare, size, keep_probabilities=keep_probabilities):
+                    foreground += int(np.count_nonzero(band.classes))
+                    for output in outputs:
+                        output.write_band(band)
+                    bottom = band.top + len(band.classes)
+                    if kept is not None:
+                        kept[band.top : bottom] = band.classes
+                    yield PageDone(page, image.info.pages, (page + bottom / image.info.height) / image.info.pages)
+                if kept is not None:
+                    found = find_objects(
+                        kept,
+                        min_size=config.min_size,
+                        fill_holes=config.fill_holes,
+                        give_back_ridges=self.coding.task == "instances",
+                    )
+                    objects += int(found.max(initial=0))
+                    result = PageResult(page, kept, found, pixels, prepare)
+                    for output in outputs:
+                        output.write_page(result)
+        info = image.info
+        yield Segmented(
+            input=str(info.path),
+            output="-" if not isinstance(destinations.main, Path) else str(destinations.main),
+            shape=(info.pages, info.height, info.width),
+            axes=info.axes,
+            tile=size.tile,
+            foreground=foreground / (info.pages * info.height * info.width),
+            objects=objects if wants_page else None,
+            seconds=time.monotonic() - began,
+        )
+
+    def check(self, info: ImageInfo) -> None:
+        """Raise unless the model fits an image; warn where its pixel size differs from the training data's.
+
+        Raises
+        ------
+        InputError : another number of channels.
+        """
+        if info.channels != self.description.channels:
+            raise InputError(
+                f"{info.channels} channels, the model expects {self.description.channels}",
+                path=info.path,
+                hint=f"convert it, name its axes with --axes (now {info.axes}), or train on such images",
+            )
+        trained = self.description.pixel_size
+        if trained is None or info.pixel_size is None or info.pixel_size.unit != trained[2]:
+            return
+        ratio = max(info.pixel_size.y / trained[0], trained[0] / info.pixel_size.y)
+        if ratio > 1 + SAME_PIXEL_SIZE:
+            warn(
+                f"its pixels are {info.pixel_size.y:g} {trained[2]}, the model was trained on {trained[0]:g} {trained[2]}: "
+                "objects appear in another size",
+                path=info.path,
+            )
+
+
+def coding_of(path: Path, description: ModelDescription) -> LabelCoding:
+    """Return the label coding that a model file describes.
+
+    Raises
+    ------
+    ModelFileError : it describes none.
+    """
+    try:
+        return LabelCoding.from_json(description.coding)
+    except (ValueError, TypeError, KeyError, InputError) as error:
+        raise ModelFileError(f"its label coding is invalid: {error}", path=path, hint="train a new model") from None

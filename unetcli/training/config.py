@@ -1,0 +1,108 @@
+"""What a training is asked to do, and the recipes that fill in what is not said."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unetcli.dataset.augmentation import AugmentationSettings
+from unetcli.errors import UsageError
+from unetcli.training.optimization import OPTIMIZERS, SCHEDULES
+
+PAPER_PATCH = 572
+EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are found.
+
+    Parameters
+    ----------
+    optimizer, schedule : entries of their registries.
+    learning_rate : at its highest.
+    largest_gradient : norm to which gradients are clipped; 0 leaves them.
+    averaging : decay of the moving average of the weights that validates and predicts; 0 takes the weights as they are.
+    dropout : probability at the end of the contracting path.
+    batch_pixels : pixels of output that a batch shows at least, from which the batch size follows; 0 means one patch.
+    smallest_share : share of the pixels up to which the class balance raises rarer classes: 1 makes all classes count
+        alike (inverse frequency), 0 leaves their frequencies.
+    """
+
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    largest_gradient: float
+    averaging: float
+    dropout: float
+    batch_pixels: int
+    smallest_share: float
+
+
+RECIPES = {
+    "default": Recipe("adamw", "cosine", 1e-3, 1.0, 0.99, 0.2, 388**2, 0.1),
+    # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
+    # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
+    "paper": Recipe("sgd", "constant", 1e-4, 0.0, 0.0, 0.5, 0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All options of a training; what is None follows from the data or the recipe.
+
+    Lengths are in pixels, times in seconds.
+    """
+
+    output: Path
+    epochs: int | None = None
+    max_seconds: float | None = None
+    patience: int | None = None
+    validation: str = "auto"
+    architecture: str = "unet"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    patch_size: int | None = None
+    batch_size: int | None = None
+    recipe: str = "default"
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    border_weight: float = 10.0
+    border_sigma: float = 5.0
+    class_balance: str = "auto"
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    seed: int = 0
+    workers: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, registry in (
+            ("recipe", self.recipe, RECIPES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if value is not None and value not in registry:
+                raise UsageError(f"unknown {name} {value!r}", hint=f"--{name} takes {', '.join(registry)}")
+
+    @property
+    def steps_recipe(self) -> Recipe:
+        """The recipe with what was asked for put in."""
+        asked = {"optimizer": self.optimizer, "learning_rate": self.learning_rate, "schedule": self.schedule}
+        return replace(RECIPES[self.recipe], **{name: value for name, value in asked.items() if value is not None})
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder beside the model that keeps the history."""
+        return self.output.with_suffix(".run")
+
+    @property
+    def last_epoch(self) -> int | None:
+        """Epochs to train; None where the time alone decides."""
+        if self.epochs is not None:
+            return self.epochs
+        return EPOCHS if self.max_seconds is None else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options as plain data."""
+        return {**asdict(self), "output": str(self.output)}

@@ -1,0 +1,227 @@
+"""Everything that is decided before the first step of a training."""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unetcli.dataset.augmentation import Augmentation
+from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.patches import PatchDataset, Sample, Weighting
+from unetcli.dataset.samples import SampleCache
+from unetcli.dataset.survey import Survey
+from unetcli.dataset.weightmap import class_balance
+from unetcli.errors import InputError, UsageError
+from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
+from unetcli.models import build_network, geometry_of
+from unetcli.models.device import Device, choose_device, move_network
+from unetcli.training.config import PAPER_PATCH, TrainConfig
+from unetcli.training.loop import Limits, Trainer
+from unetcli.training.split import Split, hold_out_region, split_pairs
+
+FEWEST_PATCHES = 64  # of an epoch
+LARGEST_BATCH = 16
+TRAINING_COPIES = 3.0  # values kept for the way back, and their gradients, beside those of the forward pass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was decided before the first step.
+
+    Parameters
+    ----------
+    patch_size, output_size : sides of what the network reads and shows, in pixels.
+    patches_per_epoch : as many as cover the training pixels once, and at least 64.
+    epochs : None where the time alone decides.
+    class_weights : of the loss.
+    estimate_seconds : how long the training will take, measured on one step; estimate_memory in bytes.
+    """
+
+    device: Device
+    architecture: str
+    arguments: dict[str, Any]
+    parameters: int
+    channels: int
+    classes: tuple[str, ...]
+    split: Split
+    patch_size: int
+    output_size: int
+    batch_size: int
+    patches_per_epoch: int
+    epochs: int | None
+    max_seconds: float | None
+    class_weights: tuple[float, ...]
+    workers: int
+    estimate_seconds: float
+    estimate_memory: int
+
+
+def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
+    """Return all decisions and a trainer that is ready to run.
+
+    Raises
+    ------
+    UnetError : anything that keeps the training from starting.
+    """
+    coding = survey.coding
+    classes = coding.classes
+    split = split_pairs(survey.pairs, config.validation, seed=config.seed)
+    device = choose_device(config.device, config.precision)
+    recipe = config.steps_recipe
+    arguments = dict(config.arguments)
+    arguments.setdefault("dropout", recipe.dropout)
+    torch.manual_seed(config.seed)
+    network = build_network(config.architecture, channels=survey.channels, classes=len(classes), **arguments)
+    geometry = geometry_of(network)
+
+    patch_size = _patch_size(config, survey, network)
+    output_size = geometry.output_size(patch_size)
+    training, held_out = _samples(config, survey, split, gap=geometry.border)
+    counts = _class_counts(training, coding.task, len(classes))
+    if not counts[1:].any():
+        raise InputError("no foreground in the images to train on", hint="another --seed or --validation")
+    weights = class_weights(counts, config.class_balance, recipe.smallest_share)
+    batch_size = config.batch_size or max(1, min(LARGEST_BATCH, -(-recipe.batch_pixels // output_size**2)))
+    patches = max(FEWEST_PATCHES, math.ceil(int(counts.sum()) / output_size**2))
+    workers = config.workers if config.workers is not None else default_workers(device)
+
+    settings = config.augmentation
+    network = move_network(network, device)
+    dataset = PatchDataset(
+        training,
+        task=coding.task,
+        augmentation=Augmentation(settings, patch_size=patch_size, output_size=output_size),
+        shift=settings.shift,
+        weighting=Weighting(weights, config.border_weight, config.border_sigma),
+        seed=config.seed,
+    )
+    trainer = Trainer(
+        network,
+        dataset,
+        held_out,
+        classes=len(classes),
+        device=device,
+        recipe=recipe,
+        patches_per_epoch=patches,
+        batch_size=batch_size,
+        limits=Limits(config.last_epoch, config.max_seconds, config.patience),
+        seed=config.seed,
+        workers=workers,
+        tile=choose_tile(network, survey.channels, device),
+    )
+    values = bytes_per_pixel(network, survey.channels, device) * patch_size**2 * batch_size
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    decided = Plan(
+        device=device,
+        architecture=config.architecture,
+        arguments=arguments,
+        parameters=parameters,
+        channels=survey.channels,
+        classes=classes,
+        split=split,
+        patch_size=patch_size,
+        output_size=output_size,
+        batch_size=batch_size,
+        patches_per_epoch=patches,
+        epochs=config.last_epoch,
+        max_seconds=config.max_seconds,
+        class_weights=weights,
+        workers=workers,
+        estimate_seconds=_estimate(config, trainer, (survey.channels, patch_size, patch_size), output_size),
+        estimate_memory=int(TRAINING_COPIES * values) + 16 * parameters,
+    )
+    return decided, trainer
+
+
+def class_weights(counts: NDArray[np.int64], rule: str, smallest_share: float) -> tuple[float, ...]:
+    """Return the class balance w_c (paper, equation 2), with a mean of 1 over the training pixels.
+
+    Parameters
+    ----------
+    counts : training pixels of each class.
+    rule : "auto", "inverse" frequency, "none", or the weights themselves: "1,4,2".
+    smallest_share : for "auto", the share of the pixels up to which rarer classes are raised.
+
+    Raises
+    ------
+    UsageError : an unknown rule, or not one weight per class.
+    """
+    if rule not in ("auto", "inverse", "none"):
+        try:
+            given = tuple(float(part) for part in rule.split(","))
+        except ValueError:
+            given = ()
+        if len(given) != len(counts) or not all(weight > 0 for weight in given):
+            raise UsageError(
+                f"--class-balance {rule} for {len(counts)} classes",
+                hint="it takes auto, inverse, none, or one positive weight per class: 1,4,2",
+            )
+        return given
+    raised = {"auto": smallest_share, "inverse": 1.0, "none": 0.0}[rule]
+    return tuple(class_balance(counts, smallest_share=raised).tolist())
+
+
+def default_workers(device: Device) -> int:
+    """Return the data loader processes to use: none where the CPU's few cores are busy computing anyway."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores - 1) if device.kind != "cpu" else (0 if cores < 4 else cores // 4)
+
+
+def _patch_size(config: TrainConfig, survey: Survey, network: nn.Module) -> int:
+    """Return the legal size nearest to what was asked for, else the paper's 572, less where images are smaller."""
+    geometry = geometry_of(network)
+    if config.patch_size is not None:
+        return geometry.nearest_legal(config.patch_size)
+    usual_side = int(np.median([max(shape[:2]) for shape in survey.shapes]))
+    return min(geometry.nearest_legal(PAPER_PATCH), geometry.smallest + geometry.rounded_up(usual_side))
+
+
+def _samples(config: TrainConfig, survey: Survey, split: Split, gap: int) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    def cache(indices: Sequence[int]) -> SampleCache:
+        return SampleCache([survey.pairs[index] for index in indices], survey.coding, survey.axes_override)
+
+    if not split.by_region:
+        return cache(split.training), cache(split.validation)
+    parts = [hold_out_region(sample, gap) for sample in cache(split.training)]
+    return [training for training, _ in parts], [held_out for _, held_out in parts]
+
+
+def _class_counts(samples: Sequence[Sample], task: str, classes: int) -> NDArray[np.int64]:
+    """Return the labelled training pixels of each class."""
+    counts = np.zeros(classes, dtype=np.int64)
+    for sample in samples:
+        labels = sample.labels if task == "semantic" else np.minimum(sample.labels, 1)
+        counts += np.bincount(labels[labels != IGNORE], minlength=classes)
+    return counts
+
+
+def _estimate(config: TrainConfig, trainer: Trainer, patch: tuple[int, int, int], output_size: int) -> float:
+    """Return the seconds that the training will take, from one step on a copy of the network without data."""
+    if config.max_seconds is not None and config.epochs is None:
+        return config.max_seconds
+    assert trainer.limits.epochs is not None
+    rehearsal = copy.deepcopy(trainer.network).train()
+    image = torch.zeros(trainer.batch_size, *patch, device=trainer.device.torch).contiguous(
+        memory_format=torch.channels_last
+    )
+    seconds = 0.0
+    for _ in range(2):  # the first step also prepares the convolutions
+        began = time.monotonic()
+        with trainer.device.arithmetic():
+            logits = rehearsal(image)
+        logits.float().mean().backward()
+        if trainer.device.kind == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - began
+    validation_pixels = sum(sample.labels.size for sample in trainer.held_out)
+    per_pixel = seconds / 3 / (trainer.batch_size * output_size**2)  # the way forward is a third of a step
+    estimate = trainer.limits.epochs * (trainer.steps_per_epoch * seconds + validation_pixels * per_pixel)
+    return min(estimate, config.max_seconds or math.inf)

@@ -1,0 +1,100 @@
+"""The run folder beside the model: its options, its history, a preview; one training at a time owns it."""
+
+import csv
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unetcli.errors import OutputError
+from unetcli.images.atomic import atomic_path
+from unetcli.training.loop import EpochRecord
+
+
+class RunFolder:
+    """The files of one training.
+
+    Parameters
+    ----------
+    path : the folder, ``unet.run`` beside ``unet.safetensors``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the folder, created where it is absent, until the block ends.
+
+        Raises
+        ------
+        OutputError : another training that is still alive owns it, or it cannot be made.
+        """
+        holder = self.path / "lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take(holder)
+        except OSError as error:
+            raise OutputError(
+                f"cannot be made: {error.strerror}", path=self.path, hint="name another place with -o"
+            ) from None
+        try:
+            yield
+        finally:
+            (holder / "owner.json").unlink(missing_ok=True)
+            holder.rmdir()
+
+    def _take(self, holder: Path) -> None:
+        owner_file = holder / "owner.json"
+        try:
+            holder.mkdir()  # succeeds for one process only
+        except FileExistsError:
+            owner = json.loads(owner_file.read_text()) if owner_file.exists() else {}
+            here = owner.get("host") == socket.gethostname()
+            if not owner or not here or _is_alive(int(owner["pid"])):
+                who = f"pid {owner.get('pid', '?')} on host {owner.get('host', '?')} since {owner.get('since', '?')}"
+                raise OutputError(
+                    f"is in use by {who}",
+                    path=self.path,
+                    hint=f"wait, name another with -o, or remove {holder} if it is stale",
+                ) from None
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        owner_file.write_text(json.dumps(owner))
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the options and what was understood of the data as ``config.json``."""
+        with atomic_path(self.path / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2, default=str) + "\n")
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Write ``history.csv``, a line per epoch."""
+        text = io.StringIO()
+        rows = [_flat(record) for record in history]
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_path(self.path / "history.csv") as temporary:
+            temporary.write_text(text.getvalue())
+
+
+def _flat(record: EpochRecord) -> dict[str, Any]:
+    row = asdict(record)
+    for number, dice in enumerate(row.pop("dice_per_class"), start=1):
+        row[f"dice_class_{number}"] = dice
+    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,157 @@
+"""Which images, or which parts of them, are held out for validation."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.pairs import Pair
+from unetcli.dataset.patches import Sample
+from unetcli.errors import InputError, UsageError
+
+DEFAULT_FRACTION = 0.2
+FEWEST_FOR_SPLIT = 4  # images; fewer share an image between training and validation
+HELD_OUT_SHARE = 0.25  # of such a shared image
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the pairs to train on and to validate on; equal where regions of the same images are held out.
+
+    Parameters
+    ----------
+    training, validation : positions in the list of pairs, in order.
+    by_region : whether each image gives a region of its own to validation.
+    rule : one line for the user.
+    """
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+    by_region: bool
+    rule: str
+
+
+def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 0) -> Split:
+    """Return which pairs are held out.
+
+    Parameters
+    ----------
+    validation : "auto", a fraction ("0.2"), pages of a stack ("20-23"), a folder, a glob over names or files, or a
+        list file: one name per line, or CSV with the columns ``id`` and ``split``.
+
+    Raises
+    ------
+    UsageError : `validation` selects nothing, or everything.
+    """
+    named = [index for index, pair in enumerate(pairs) if pair.split == "validation"]
+    tested = {index for index, pair in enumerate(pairs) if pair.split == "test"}
+    usable = [index for index in range(len(pairs)) if index not in tested]
+    if validation == "auto":
+        if named:
+            return _checked(usable, named, f"{len(named)} images of the folder's validation split")
+        return _automatic(pairs, usable, DEFAULT_FRACTION, seed)
+    try:
+        fraction = float(validation)
+    except ValueError:
+        chosen = (
+            [index for index in usable if _is_selected(pairs[index], validation)]
+            if not Path(validation).is_file()
+            else _listed(pairs, usable, Path(validation))
+        )
+        return _checked(usable, chosen, f"{len(chosen)} images selected by --validation {validation}")
+    if not 0 < fraction < 1:
+        raise UsageError(f"--validation {validation}: a fraction lies between 0 and 1", hint="--validation 0.2")
+    return _automatic(pairs, usable, fraction, seed)
+
+
+def _checked(usable: Sequence[int], chosen: Sequence[int], rule: str) -> Split:
+    training = tuple(index for index in usable if index not in set(chosen))
+    if not chosen or not training:
+        what = "nothing" if not chosen else "every image"
+        raise UsageError(f"--validation selects {what} of {len(usable)} images", hint="see 'unet train --help'")
+    return Split(training, tuple(chosen), by_region=False, rule=rule)
+
+
+def _automatic(pairs: Sequence[Pair], usable: Sequence[int], fraction: float, seed: int) -> Split:
+    if len(usable) < FEWEST_FOR_SPLIT:
+        rule = f"a quarter of each of {len(usable)} images, apart by a gap (optimistic: the same images are trained on)"
+        return Split(tuple(usable), tuple(usable), by_region=True, rule=rule)
+    stacks: dict[Path, list[int]] = {}
+    for index in usable:
+        stacks.setdefault(pairs[index].images[0], []).append(index)
+    if len(stacks) >= FEWEST_FOR_SPLIT:  # whole files: the pages of a stack resemble each other
+        files = list(stacks.values())
+        held = max(1, round(fraction * len(files)))
+        order = np.random.default_rng(seed).permutation(len(files))[:held]
+        chosen = sorted(index for file in order for index in files[int(file)])
+        return _checked(usable, chosen, f"{held} of {len(files)} files, drawn with seed {seed}")
+    chosen = []
+    for pages in stacks.values():  # the end of each stack, as one block: neighbouring pages resemble each other
+        chosen += pages[len(pages) - max(1, round(fraction * len(pages))) :] if len(pages) > 1 else []
+    return _checked(usable, chosen, f"the last {len(chosen)} of {len(usable)} pages")
+
+
+def _is_selected(pair: Pair, selection: str) -> bool:
+    first, dash, last = selection.partition("-")
+    if first.isdigit() and (last.isdigit() if dash else True):
+        return int(first) <= pair.page <= int(last or first)
+    folder = Path(selection)
+    if folder.is_dir():
+        return any(folder.resolve() in path.resolve().parents for path in pair.images)
+    return fnmatch(pair.name, selection) or any(fnmatch(str(path), selection) for path in pair.images)
+
+
+def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> list[int]:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(text.splitlines()))
+    if rows and {"id", "split"} <= set(rows[0]):
+        names = {row["id"] for row in rows if row["split"].strip().lower() in ("val", "valid", "validation")}
+    else:
+        names = {line.strip() for line in text.splitlines() if line.strip()}
+    by_name = {name: index for index in usable for name in _names(pairs[index])}
+    unknown = sorted(name for name in names if name not in by_name)
+    if unknown:
+        shown = ", ".join(unknown[:10])
+        raise InputError(
+            f"{len(unknown)} names are no image of the data set: {shown}", path=path, hint="one name per line"
+        )
+    return sorted({by_name[name] for name in names})
+
+
+def _names(pair: Pair) -> tuple[str, ...]:
+    return pair.name, pair.images[0].name, pair.images[0].stem
+
+
+def hold_out_region(sample: Sample, gap: int) -> tuple[Sample, Sample]:
+    """Return an image's labels for training and for validation, each with the other's part ignored.
+
+    The longer axis is cut where the held-out quarter, at its beginning or end, resembles the whole most in its share
+    of foreground; a strip of at most `gap` pixels, and an eighth of the side, is left out between the two.
+    """
+    labels = sample.labels
+    side = max(labels.shape)
+    along = labels if labels.shape[0] == side else labels.T
+    held = max(1, int(side * HELD_OUT_SHARE))
+    strip = min(gap, side // 8)
+    wanted = _foreground_share(along)
+    ends = (np.s_[:held], np.s_[side - held :])
+    distances = [abs(_foreground_share(along[end]) - wanted) for end in ends]
+    at_start = distances[0] < distances[1]
+
+    training, validation = labels.copy(), np.full_like(labels, IGNORE)
+    train_view = training if labels.shape[0] == side else training.T
+    validation_view = validation if labels.shape[0] == side else validation.T
+    end = ends[0] if at_start else ends[1]
+    validation_view[end] = along[end]
+    train_view[np.s_[: held + strip] if at_start else np.s_[side - held - strip :]] = IGNORE
+    return replace(sample, labels=training), replace(sample, labels=validation)
+
+
+def _foreground_share(labels: NDArray[np.int32]) -> float:
+    known = labels[labels != IGNORE]
+    return float((known > 0).mean()) if known.size else -1.0
