@@ -4,11 +4,13 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from images.raw_tiff import raw_tiff
 from PIL import Image as Picture
 
 from unetcli.errors import InputError, UnetWarning
@@ -113,9 +115,9 @@ def test_planar_colors(tmp_path, compression, planar):
 def test_jpeg_in_tiff_becomes_rgb(tmp_path):
     ramp = np.linspace(0, 200, 64).astype(np.uint8)
     pixels = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90, np.uint8)], -1)
-    Picture.fromarray(pixels).save(tmp_path / "a.tif", compression="jpeg")
-    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        assert tiff.pages[0].photometric.name == "YCBCR"
+    strip = imagecodecs.jpeg8_encode(pixels, colorspace="RGB", outcolorspace="YCBCR")
+    page = {"width": 64, "height": 64, "bits": (8, 8, 8), "samples": 3, "rows": 64, "data": strip}
+    (tmp_path / "a.tif").write_bytes(raw_tiff({**page, "compression": 7, "photometric": 6}))
     with open_image(tmp_path / "a.tif") as image:
         assert image.info.channels == 3
         assert np.abs(image.page(0)[:].astype(int) - pixels).mean() < 4
@@ -176,8 +178,6 @@ def test_alpha_is_dropped_with_a_word(tmp_path, name, channels):
 
 @pytest.mark.parametrize("mode", ["gray", "rgb", "rgba"])
 def test_png_of_16_bits_is_exact(tmp_path, mode):
-    import imagecodecs
-
     channels = {"gray": (), "rgb": (3,), "rgba": (4,)}[mode]
     pixels = np.random.default_rng(0).integers(0, 65535, (20, 30, *channels)).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
@@ -270,7 +270,8 @@ def test_opening_reads_only_the_header(tmp_path):
     """A sparse file of 3 GB opens at once, and a region of it is read in no time and memory."""
     path: Path = tmp_path / "a.tif"
     tifffile.imwrite(path, shape=(60_000, 50_000), dtype="uint8", photometric="minisblack")
-    offset = tifffile.TiffFile(path).pages[0].dataoffsets[0]
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[0]
     with path.open("r+b") as file:
         file.seek(offset + 40_000 * 50_000 + 123)
         file.write(b"\x07")
@@ -280,3 +281,27 @@ def test_opening_reads_only_the_header(tmp_path):
         assert source[40_000:40_001, 120:126].ravel().tolist() == [0, 0, 0, 7, 0, 0]
         assert source[39_000:40_500, 0:1000].sum() == 7
     assert path.stat().st_blocks == before
+
+
+@pytest.mark.parametrize("flavor", ["imagej", "ome", "plain"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pages_are_read_one_by_one(tmp_path, monkeypatch, flavor, compression):
+    """No common file makes the reader decode all of it for one page."""
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 2, 40, 30)).astype(np.uint8)
+    options = {"imagej": {"imagej": True}, "ome": {"ome": True}, "plain": {}}[flavor]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", compression=compression,
+                     metadata={"axes": "TZCYX"}, **options)  # fmt: skip
+    monkeypatch.setattr("unetcli.images.tiff.TiffImage._convert_whole", None)
+    with open_image(tmp_path / "a.tif") as image:
+        assert (np.stack([p[:] for p in image.pages()]) == as_pages("TZCYX", pixels)).all()
+    tifffile.imwrite(tmp_path / "b.tif", pixels[0, 0, 0], photometric="minisblack", compression=compression, **options)
+    with open_image(tmp_path / "b.tif") as image:
+        assert (image.page(0)[:, :, 0] == pixels[0, 0, 0]).all()
+
+
+def test_palette_and_alpha_with_axes_named_by_the_user(tmp_path):
+    table, indices = palette_image()
+    stack = np.stack([indices, indices[::-1]])
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="palette", colormap=table.T.astype(np.uint16) * 257)
+    with open_image(tmp_path / "a.tif", axes="YZX") as image:
+        assert (np.stack([p[:] for p in image.pages()]) == table[stack.transpose(1, 0, 2)]).all()

@@ -59,7 +59,6 @@ class TiffImage:
         self._found = found
         self._key = found.planes[0].keyframe
         layout = found.layout if axes is None else apply_axes(axes, found.layout, file.path)
-        self._full = layout
         self._layout = _without_single(layout)
         check_layout(self._layout, file.path)
         for page in found.planes:
@@ -73,7 +72,7 @@ class TiffImage:
         self.info = self._make_info(palette)
 
     def _planes_expected(self) -> int:
-        return int(max(1, prod(self._full.shape) // max(1, prod(self._key.shape))))
+        return int(max(1, prod(self._layout.shape) // max(1, prod(self._key.shape))))
 
     def _make_info(self, palette: str) -> ImageInfo:
         layout, change = self._layout, self._conversion
@@ -132,17 +131,16 @@ class TiffImage:
     def _sample_letter(self) -> str:
         """Letter of the axis that the samples within a page of the file form."""
         at = self._key.axes.index("S")
-        ndim = len(self._key.shape)
-        return self._full.axes[len(self._full.axes) - ndim + at]
+        return self._layout.axes[at - len(self._key.shape)]
 
     def _in_planes(self) -> bool:
         """Whether Y and X are the axes of the file's own pages, so that these can be read one by one."""
-        layout, key = self._full, self._key
+        layout, key = self._layout, self._key
         ndim = len(key.shape)
-        if tuple(layout.shape[-ndim:]) != tuple(key.shape):
+        if layout.shape[-ndim:] != tuple(key.shape):
             return False
-        trailing = layout.axes[-ndim:]
-        return all((mine == own) if own in "YX" else mine in "CS" for mine, own in zip(trailing, key.axes, strict=True))
+        trailing = zip(layout.axes[-ndim:], key.axes, strict=True)
+        return all((mine == own) if own in "YX" else mine in "CS" for mine, own in trailing)
 
     def _plane(self, number: int) -> Plane:
         with self._lock:
@@ -187,8 +185,9 @@ class TiffImage:
         array = np.stack(parts).reshape(layout.shape)
         order = [*layout.page_axes, "Y", "X", *(a for a in layout.axes if a in "CS")]
         array = array.transpose([layout.axes.index(a) for a in order])
-        array = array.reshape(layout.pages, layout.size("Y"), layout.size("X"), layout.channels)
-        whole = self._conversion.apply_values(np.ascontiguousarray(array))
+        height, width = layout.size("Y"), layout.size("X")
+        array = array.reshape(layout.pages, height, width, layout.size("C"), layout.size("S"))
+        whole = self._conversion.apply(array).reshape(layout.pages, height, width, self.info.channels)
         with self._lock:
             self._whole = whole
         return whole

@@ -48,17 +48,14 @@ class Conversion:
     notes: tuple[str, ...]
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the pixels (height, width, samples) of the image."""
+        """Return the pixels of the image for those of the file; the last axis is the samples."""
         if self.palette is not None:
-            looked_up: np.ndarray = self.palette[np.minimum(pixels[:, :, 0], len(self.palette) - 1)]
+            looked_up: np.ndarray = self.palette[np.minimum(pixels[..., 0], len(self.palette) - 1)]
             return looked_up
-        return self.apply_values(pixels[:, :, : self.kept] if self.kept < pixels.shape[2] else pixels)
-
-    def apply_values(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the pixels with values converted, whatever the axes."""
-        if self.highest is not None:
-            pixels = np.asarray(self.highest - pixels.astype(self.dtype, copy=False), dtype=self.dtype)
-        return pixels.astype(self.dtype, copy=False)
+        if self.kept < pixels.shape[-1]:
+            pixels = pixels[..., : self.kept]
+        pixels = pixels.astype(self.dtype, copy=False)
+        return pixels if self.highest is None else np.asarray(self.highest - pixels, dtype=self.dtype)
 
 
 def conversion_of(key: Any, file: InputFile, *, palette: str, colors: bool) -> Conversion:

@@ -1,6 +1,7 @@
 """What a TIFF says about its axes and pixel size: in the words of ImageJ, of OME, or of tifffile."""
 
 import json
+import struct
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -36,7 +37,7 @@ def describe(
     regular = axes in ("", "T", "Z", "TZ", "ZT")
     if (ome or like.flavor == "ome") and name in _OME_TYPES:
         return _ome(like, _OME_TYPES[name], axes if regular else "", planes, samples)
-    if name in _IMAGEJ_TYPES and not big and (axes in ("", "T", "Z", "TZ") or (axes == "Q" and planes == 1)):
+    if name in _IMAGEJ_TYPES and not big and axes in ("", "T", "Z", "TZ", "Q"):
         return _imagej(like, axes, planes, shown)
     if name in _OME_TYPES and regular:
         return _ome(like, _OME_TYPES[name], axes, planes, samples)
@@ -45,6 +46,8 @@ def describe(
 
 def _imagej(like: ImageInfo, axes: str, channels: int, shown: Shown | None) -> str:
     sizes = dict(zip(axes, like.page_shape, strict=True))
+    if channels > 1 and "Q" in sizes:
+        sizes["Z"] = sizes["Q"]  # a hyperstack has to name what stands beside the channels
     lines = ["ImageJ=1.53t"]
     if like.pages * channels > 1:
         lines.append(f"images={like.pages * channels}")
@@ -59,8 +62,7 @@ def _imagej(like: ImageInfo, axes: str, channels: int, shown: Shown | None) -> s
         lines.append("mode=grayscale")
     size = like.pixel_size
     if size is not None:
-        if size.unit not in ("inch", "cm"):  # the resolution tags know these two
-            lines.append(f"unit={'micron' if size.unit == 'µm' else _escaped(size.unit)}")
+        lines.append(f"unit={'micron' if size.unit == 'µm' else _escaped(size.unit)}")
         if size.z is not None:
             lines.append(f"spacing={size.z!r}")
     if like.frame_interval is not None:
@@ -69,6 +71,16 @@ def _imagej(like: ImageInfo, axes: str, channels: int, shown: Shown | None) -> s
     if shown is not None:
         lines += [f"min={shown[0]!r}", f"max={shown[1]!r}"]
     return "\n".join(lines) + "\n"
+
+
+def imagej_ranges(channels: int, shown: Shown) -> tuple[bytes, tuple[int, int]]:
+    """Return ImageJ's binary metadata with the display range of each channel, and the sizes of its two parts.
+
+    A hyperstack takes its ranges from there and not from the description.
+    """
+    header = struct.pack("<III", 0x494A494A, 0x72616E67, 1)  # "IJIJ", one entry of kind "rang"
+    ranges = struct.pack(f"<{2 * channels}d", *shown * channels)
+    return header + ranges, (len(header), len(ranges))
 
 
 def _escaped(text: str) -> str:

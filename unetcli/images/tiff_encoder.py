@@ -12,19 +12,19 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from unetcli.images.info import ImageInfo, PixelSize
 from unetcli.images.palettes import Colormap
-from unetcli.images.tiff_descriptions import Shown, describe
+from unetcli.images.tiff_descriptions import Shown, describe, imagej_ranges
 
 _CLASSIC_LIMIT = (1 << 32) - (64 << 20)
 _STRIP = 256 << 10  # bytes of a strip, uncompressed, about
 _TILE = 256
 _HEADER = 16
-_SHORT, _LONG, _RATIONAL, _ASCII, _LONG8 = 3, 4, 5, 2, 16
+_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _LONG8 = 1, 2, 3, 4, 5, 16
 _FORMATS = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}
 _SAMPLE_FORMAT = {"u": 1, "i": 2, "f": 3}
 _RESOLUTION_UNIT = {"inch": 2, "cm": 3}
@@ -223,10 +223,19 @@ class TiffEncoder:
             tags.append(_numbers(278, _LONG, self._segment_rows))
         if self._colormap is not None:
             tags.append(_numbers(320, _SHORT, *_color_table(self._colormap)))
-        text = describe(like, self._dtype, self._planes, samples, ome=self._ome, big=self._big, shown=self._display())
-        tags += _resolution(like.pixel_size, text.startswith("ImageJ"))
-        if plane == 0 and text:
+        return tags + self._description(first=plane == 0)
+
+    def _description(self, first: bool) -> list[tuple[int, int, int, bytes]]:
+        """Return the entries on axes and pixel size; the text stands in the first directory only."""
+        like, shown = self._like, self._display()
+        text = describe(like, self._dtype, self._planes, self._samples, ome=self._ome, big=self._big, shown=shown)
+        imagej = text.startswith("ImageJ")
+        tags = _resolution(like.pixel_size, imagej)
+        if first:
             tags.append(_text(270, text))
+        if first and imagej and self._planes > 1 and shown is not None:
+            data, sizes = imagej_ranges(self._planes, shown)
+            tags += [_numbers(50838, _LONG, *sizes), (50839, _BYTE, len(data), data)]
         return tags
 
     def _display(self) -> Shown | None:
@@ -255,7 +264,7 @@ def _color_table(colormap: Colormap) -> list[int]:
     return (table.T.ravel() * 257).tolist()
 
 
-def _resolution(size: PixelSize | None, imagej: bool) -> list[Any]:
+def _resolution(size: PixelSize | None, imagej: bool) -> list[tuple[int, int, int, bytes]]:
     """Return the resolution tags; ImageJ takes the unit from the description, others know inch and centimeter."""
     unit, values = 1, (1.0, 1.0)
     if size is not None:
