@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from unetcli.errors import OutputError, UsageError
-from unetcli.images import ImageInfo, ImageWriter, PixelSize, atomic_path, check_writable, open_image
+from unetcli.images import ImageInfo, ImageWriter, PixelSize, atomic_path, check_format, check_writable, open_image
 from unetcli.images.tiff_descriptions import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,7 +322,7 @@ def test_long_and_odd_names(tmp_path):
 )  # fmt: skip
 def test_extensions_that_cannot_be_written(tmp_path, name, words):
     with pytest.raises(UsageError, match=words) as caught:
-        check_writable(tmp_path / name)
+        check_format(tmp_path / name)
     assert ".tif" in caught.value.hint
 
 

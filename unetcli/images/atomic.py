@@ -6,10 +6,10 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unetcli.errors import OutputError
+from unetcli.errors import OutputError, UsageError
 from unetcli.images.memory import readable_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,9 +35,8 @@ def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Pa
     target = Path(target)
     _check_target(target)
     _remove_leftovers(target)
-    prefix = f"{_leftover_prefix(target)}{_host()}-{os.getpid()}-"
     try:
-        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_suffix(target), dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_temporary_prefix(target), suffix=_suffix(target), dir=target.parent)
     except OSError as error:
         raise writing_failed(error, target, needed) from error
     temporary = Path(name)
@@ -64,23 +63,29 @@ def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Pa
         _synchronize(target.parent)
 
 
-def check_folder(target: Path | str) -> None:
-    """Raise unless a file can be created at `target`; creates its folder.
+def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:
+    """Raise unless a file can be written to a path; creates its folder. To be called before any work.
+
+    Parameters
+    ----------
+    inputs : files that must not be replaced.
 
     Raises
     ------
-    OutputError : says why, with the folder.
+    UsageError : the path is that of an input.
+    OutputError : a folder, a device, a read-only place, missing permission; says which.
     """
     target = Path(target)
+    for path in inputs:
+        if target == Path(path) or (target.exists() and Path(path).exists() and target.samefile(path)):
+            raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_failed(error, target.parent) from error
     _check_target(target)
     try:
-        descriptor, name = tempfile.mkstemp(
-            prefix=f"{_leftover_prefix(target)}{_host()}-{os.getpid()}-", dir=target.parent
-        )
+        descriptor, name = tempfile.mkstemp(prefix=_temporary_prefix(target), dir=target.parent)
         os.close(descriptor)
         Path(name).unlink()
     except OSError as error:
@@ -141,6 +146,10 @@ def _is_alive(process: int) -> bool:
 def _leftover_prefix(target: Path) -> str:
     name = os.fsencode(target.name)[:_LONGEST]
     return f".{os.fsdecode(name)}.tmp-"
+
+
+def _temporary_prefix(target: Path) -> str:
+    return f"{_leftover_prefix(target)}{_host()}-{os.getpid()}-"
 
 
 def _suffix(target: Path) -> str:

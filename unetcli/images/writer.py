@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, Protocol
 import numpy as np
 
 from unetcli.errors import UsageError
-from unetcli.images.atomic import atomic_path, check_folder, writing_failed
+from unetcli.images.atomic import atomic_path, writing_failed
 from unetcli.images.info import ImageInfo
 from unetcli.images.png import PngEncoder
 from unetcli.images.tiff_encoder import TiffEncoder
@@ -200,27 +200,6 @@ def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type =
         raise UsageError(f"{pages} pages do not fit a PNG", path=target, hint="use .tif")
     if channels > 1 or dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise UsageError(f"PNG cannot hold {channels} channels of {dtype}", path=target, hint="use .tif")
-
-
-def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:
-    """Raise unless an image can be written to a path; creates its folder. To be called before any work.
-
-    Parameters
-    ----------
-    inputs : files that must not be replaced.
-
-    Raises
-    ------
-    UsageError : an extension that cannot be written, or the path of an input.
-    OutputError : a folder, a read-only place, missing permission.
-    """
-    target = Path(target)
-    if not target.is_dir():
-        check_format(target)
-    for path in inputs:
-        if target == Path(path) or (target.exists() and Path(path).exists() and target.samefile(path)):
-            raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
-    check_folder(target)
 
 
 def _spool() -> BinaryIO:
