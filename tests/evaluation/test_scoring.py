@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_distances_have_the_unit_of_the_pixels():
 def test_comparison_is_paired_by_case():
     truth = [page([[1, 1]], [[1, 0]], name) for name in "ab"]
     other = [page([[1, 1]], [[1, 1]], name) for name in "ab"]
-    found = with_comparison(run(truth), run(other)).comparison["dice"]["cell"]
+    found = with_comparison(run(truth), run(other), Path("other")).comparison["dice"]["cell"]
     assert found.difference == pytest.approx(2 / 3 - 1)
     assert found.n == 2
 

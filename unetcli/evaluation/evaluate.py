@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,14 +176,14 @@ def _notes_on_counting(cases: dict[str, list[PageScores]], rules: Rules) -> list
     return notes
 
 
-def with_comparison(evaluation: Evaluation, other: Evaluation) -> Evaluation:
-    """Return an evaluation with its paired differences to that of another prediction for the same truth."""
+def with_comparison(evaluation: Evaluation, other: Evaluation, path: Path) -> Evaluation:
+    """Return an evaluation with its paired differences to that of another prediction, at `path`, for the same truth."""
     assert evaluation.cases == other.cases
     comparison = {
         metric: {name: compare(values, other.values[metric][name]) for name, values in classes.items()}
         for metric, classes in evaluation.values.items()
     }
-    return replace(evaluation, comparison=comparison)
+    return replace(evaluation, comparison=comparison, other=path)
 
 
 @dataclass(frozen=True)

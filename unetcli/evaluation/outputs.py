@@ -197,3 +197,19 @@ def summary_rows(evaluation: Evaluation) -> Iterator[list[str]]:
 def number(value: float) -> str:
     """Return a score as tables show it; "-" where it is undefined."""
     return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def row_cells(evaluation: Evaluation) -> Iterator[list[str]]:
+    """Yield the lines of the table of rows: name, page, class, and a value per metric."""
+    for row in evaluation.rows:
+        yield [row.name, str(row.page), row.class_name, *(number(value) for value in row.metrics.values())]
+
+
+def comparison_rows(evaluation: Evaluation) -> Iterator[list[str]]:
+    """Yield the lines of the comparison: metric, class, difference, n, undefined, interval, p."""
+    for metric, classes in evaluation.comparison.items():
+        for name, entry in classes.items():
+            interval = "-" if math.isnan(entry.ci_low) else f"{entry.ci_low:+.4f} to {entry.ci_high:+.4f}"
+            difference = "-" if math.isnan(entry.difference) else f"{entry.difference:+.4f}"
+            p = "-" if math.isnan(entry.p) else f"{entry.p:.3g}"
+            yield [metric, name, difference, str(entry.n), str(entry.undefined), interval, p]

@@ -1,0 +1,257 @@
+"""``unet evaluate PREDICTION TRUTH``: score masks, with statistics."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from unetcli.cli import options
+from unetcli.cli.console import Console, console, one_line
+from unetcli.cli.progress import progress_bar
+from unetcli.errors import LimitError, UsageError
+from unetcli.metrics.registry import DEFAULTS, METRICS
+
+if TYPE_CHECKING:
+    from unetcli.evaluation.evaluate import Limit, PageJob, Rules
+    from unetcli.evaluation.inputs import Inputs
+    from unetcli.evaluation.records import Evaluation
+
+Task = Literal["auto", "semantic", "instances", "membranes"]
+Cases = Literal["files", "pages"]
+Unit = Literal["pixels", "image"]
+
+_EPILOG = "\n\n".join(
+    (
+        "Metrics (name@VALUE sets the parameter, as in ap@0.75 or nsd@2):",
+        *(
+            f"{metric.name}{'' if metric.default is None else f'@{metric.default:g}'}: {metric.definition} "
+            f"[{metric.source}]"
+            for metric in METRICS.values()
+        ),
+        "Without --metrics: " + "; ".join(f"{task}: {', '.join(names)}" for task, names in DEFAULTS.items()) + ".",
+        "Both masks empty: undefined, left out of means and counted. Only one empty: 0, or the image diagonal.",
+    )
+)
+
+
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PREDICTION", help="A file or folder; with -m the data to predict.")
+    ],
+    truth: Annotated[
+        Path | None, typer.Argument(metavar="TRUTH", help="A file, a folder of masks, or a data set.")
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="Predict DATA first; several are averaged.")
+    ] = None,
+    task: Annotated[Task, typer.Option("--task", help="What the masks are; auto decides by the truth.")] = "auto",
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Names: dice,nsd@2.  [default: by kind of data]")
+    ] = None,
+    cases: Annotated[Cases, typer.Option("--cases", help="What counts as one in the statistics.")] = "files",
+    count_empty: Annotated[
+        bool, typer.Option("--count-empty", help="Count images with nothing in truth and prediction as perfect.")
+    ] = False,
+    unit: Annotated[
+        Unit, typer.Option("--unit", help="Of distances: pixels, or as the image's pixel size.")
+    ] = "pixels",
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="OTHER_PREDICTION", help="Give the paired difference to this.")
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None, typer.Option("--fail-under", metavar="NAME=V", help="Exit 9 if a score's mean is lower.")
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None, typer.Option("--fail-over", metavar="NAME=V", help="Exit 9 if an error's mean is higher.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per page, class and metric.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a report with plots and pictures.")
+    ] = None,
+    overlays: Annotated[
+        Path | None, typer.Option("--overlays", metavar="FOLDER", help="Write a picture of the errors of each page.")
+    ] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave outputs that exist.")] = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    pages: options.Pages = None,
+    axes: options.Axes = None,
+    ignore: options.Ignore = None,
+    json_file: options.JsonFile = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Score predicted masks against true ones.
+
+    Example: unet evaluate masks/ truth/
+    """
+    with console("evaluate", quiet=quiet, verbose=verbose, debug=debug, json_target=json_file) as shown:
+        page_range = options.parse_pages(pages)
+        check_arguments(truth, models, compare)
+        from unetcli.evaluation.evaluate import Rules, choose_metrics, parse_limit, with_comparison
+        from unetcli.evaluation.inputs import read_inputs
+
+        limits = [parse_limit(text, lower=True) for text in fail_under or ()]
+        limits += [parse_limit(text, lower=False) for text in fail_over or ()]
+        outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}
+        protect_inputs([path for path in (prediction, truth, compare) if path is not None], outputs, json_file)
+        assert truth is not None
+        inputs = read_inputs(prediction, truth, task=task, pages=page_range, ignore=ignore, unit=unit)
+        chosen = choose_metrics(metrics, inputs.task)
+        absent = [limit.metric for limit in limits if limit.metric.name not in {metric.name for metric in chosen}]
+        rules = Rules(
+            task=inputs.task,
+            classes=inputs.classes,
+            metrics=(*chosen, *dict.fromkeys(absent)),
+            pages_are_cases=cases == "pages",
+            count_empty=count_empty,
+            unit=inputs.unit,
+        )
+        describe_inputs(shown, inputs)
+        others = None
+        if compare is not None:
+            others = read_inputs(compare, truth, task=task, pages=page_range, ignore=ignore, unit=unit)
+        if dry_run:
+            shown.write_json({"task": inputs.task, "cases": len(inputs.cases), "pages": len(inputs.jobs)})
+            return
+        result = run(shown, inputs.jobs, rules, inputs.notes)
+        if others is not None:
+            assert compare is not None
+            result = with_comparison(result, run(shown, others.jobs, rules, others.notes), compare)
+        show(shown, result, said=inputs.notes)
+        write_outputs(shown, result, inputs.jobs, outputs, f"{prediction} against {truth}", skip_existing=skip_existing)
+        shown.write_json(result.to_json())
+        fail_where_missed(limits, result)
+
+
+def check_arguments(truth: Path | None, models: list[Path] | None, compare: Path | None) -> None:
+    """Raise where the arguments mean nothing together.
+
+    Raises
+    ------
+    UsageError : says what is missing or too much.
+    """
+    if truth is None and not models:
+        raise UsageError("no truth named", hint="unet evaluate PREDICTION TRUTH, or unet evaluate DATA -m MODEL")
+    if truth is not None and models:
+        raise UsageError("a truth and a model are named", hint="unet evaluate DATA -m MODEL takes the truth from DATA")
+
+
+def protect_inputs(inputs: Sequence[Path], outputs: dict[str, Path | None], json_file: str | None) -> None:
+    """Raise if an output would be written over an input or over another output, or cannot be written.
+
+    Raises
+    ------
+    UsageError : two paths are one.
+    OutputError : a place cannot be written.
+    """
+    from unetcli.images import check_writable
+
+    files = {option: path for option, path in outputs.items() if path is not None and option != "--overlays"}
+    if json_file not in (None, "-"):
+        files["--json"] = Path(str(json_file))
+    taken = {os.path.realpath(path): "an input" for path in inputs}
+    for option, path in files.items():
+        place = os.path.realpath(path)
+        if place in taken:
+            raise UsageError(f"{option} would overwrite {taken[place]}", path=path, hint="name another file")
+        taken[place] = f"the file of {option}"
+        check_writable(path)
+
+
+def describe_inputs(shown: Console, inputs: "Inputs") -> None:
+    """Say what was found and how it is read."""
+    shown.say(f"{len(inputs.cases)} cases, {len(inputs.jobs)} pages: {inputs.task} ({', '.join(inputs.classes)})")
+    for note in inputs.notes:
+        shown.say(note)
+
+
+def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequence[str]) -> "Evaluation":
+    """Return the evaluation of all pages, with a bar meanwhile."""
+    from unetcli.evaluation.evaluate import PageScored
+    from unetcli.evaluation.evaluate import evaluate as score
+
+    with progress_bar(shown, "pages") as bar:
+        for event in score(jobs, rules, notes):
+            if isinstance(event, PageScored):
+                bar(event.done / event.total, event.name)
+            else:
+                return event
+    raise AssertionError("the last event is the evaluation")
+
+
+def show(shown: Console, result: "Evaluation", *, said: Sequence[str]) -> None:
+    """Write the tables: rows, summary, comparison, and the worst cases; notes that were not said yet before them."""
+    from unetcli.evaluation.outputs import comparison_rows, number, row_cells, summary_rows
+    from unetcli.evaluation.records import leading_metric, worst_cases
+
+    for note in result.notes:
+        if note not in said:
+            shown.say(note)
+    if not shown.prints_results:
+        return
+    names = [metric.name for metric in result.metrics]
+    shown.table(["name", "page", "class", *names], list(row_cells(result)), result=True)
+    shown.result("")
+    header = ["metric", "class", "mean", "SD", "median", "n", "undefined", "95 % interval", "pooled"]
+    shown.table(header, list(summary_rows(result)), result=True)
+    for interval in dict.fromkeys(entry.interval for c in result.summary.values() for entry in c.values()):
+        shown.result(f"interval: {interval}")
+    if result.comparison:
+        shown.result("")
+        shown.result(f"minus {one_line(str(result.other))}, paired:")
+        columns = ["metric", "class", "difference", "n", "undefined", "95 % interval", "Wilcoxon p"]
+        shown.table(columns, list(comparison_rows(result)), result=True)
+    if len(result.cases) > 1:
+        worst = ", ".join(f"{one_line(name)} ({number(value)})" for name, value in worst_cases(result))
+        shown.result(f"worst by {leading_metric(result.metrics).name}: {worst or 'no case is defined'}")
+
+
+def write_outputs(
+    shown: Console,
+    result: "Evaluation",
+    jobs: "Sequence[PageJob]",
+    outputs: dict[str, Path | None],
+    title: str,
+    *,
+    skip_existing: bool,
+) -> None:
+    """Write the files that were asked for."""
+    from unetcli.evaluation.outputs import build_report, csv_text, overlay_path, write_overlay, write_text
+
+    def wanted(path: Path | None) -> bool:
+        return path is not None and not (skip_existing and path.exists())
+
+    csv_file, report, overlays = (outputs[option] for option in ("--csv", "--report", "--overlays"))
+    if csv_file is not None and wanted(csv_file):
+        write_text(csv_file, csv_text(result))
+    if overlays is not None:
+        for job in jobs:
+            path = overlay_path(overlays, job, jobs)
+            if wanted(path):
+                write_overlay(path, job, result.task)
+        shown.say_more(f"{len(jobs)} overlays in {one_line(str(overlays))}")
+    if report is not None and wanted(report):
+        write_text(report, build_report(result, jobs, title))
+
+
+def fail_where_missed(limits: "Sequence[Limit]", result: "Evaluation") -> None:
+    """Raise if a mean misses its limit.
+
+    Raises
+    ------
+    LimitError : names the metrics and their values.
+    """
+    from unetcli.evaluation.evaluate import missed
+
+    failures = [failure for limit in limits if (failure := missed(limit, result)) is not None]
+    if failures:
+        raise LimitError("; ".join(failures), hint="the table shows the cases that are worst")

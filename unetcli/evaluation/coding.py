@@ -1,0 +1,210 @@
+"""What the numbers in truth and prediction mean, so that both are compared in the same labels.
+
+The truth decides: whether there are two classes, several, objects, or membranes. A prediction in another coding is
+brought to the truth's where that has one meaning only, and it is said.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.detection import detect_coding
+from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.maskvalues import MaskValues
+from unetcli.errors import InputError, UnetError, UsageError, raise_all
+from unetcli.evaluation.reading import Values
+from unetcli.metrics.partition import connected
+
+MASK_THRESHOLD = 0.5
+_FEWEST_CELLS = 8
+_FOREGROUND, _NEAR, _CONNECTED = 0.5, 0.9, 0.8  # shares that make a mask one of membranes, see `looks_like_membranes`
+_MEMBRANE_PIXELS = 8
+
+Labels = NDArray[np.int32]
+Decoded = tuple[Labels, NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True)
+class PredictionCoding:
+    """How the prediction files say their labels.
+
+    Parameters
+    ----------
+    decode : takes raw pixels (H, W, C), returns labels and, where they are probabilities, those of the inside (H, W).
+    notes : what to say about it.
+    """
+
+    decode: Callable[[NDArray[Any]], Decoded]
+    notes: tuple[str, ...] = ()
+
+
+def truth_coding(truths: Sequence[MaskValues], task: str, ignore: int | None) -> LabelCoding:
+    """Return the coding of the truth; two classes where no truth has any foreground.
+
+    Raises
+    ------
+    InputError : values that cannot be understood, or classes and instances alike.
+    """
+    asked = "semantic" if task == "membranes" else task
+    if all(set(map(int, mask.without(ignore).values)) <= {0} for mask in truths):
+        if asked == "instances":
+            return LabelCoding("instances", (0,), ("background", "object"), ignore)
+        return LabelCoding("semantic", (0, 255), ("background", "foreground"), ignore)
+    return detect_coding(truths, asked, ignore=ignore)
+
+
+def decide_task(coding: LabelCoding, asked: str, example: Callable[[], Labels]) -> str:
+    """Return "binary", "classes", "instances" or "membranes".
+
+    Parameters
+    ----------
+    asked : the option: "auto", "semantic", "instances" or "membranes".
+    example : reads the labels of one page of the truth.
+
+    Raises
+    ------
+    UsageError : membranes were asked for and the truth has other than two classes.
+    """
+    if coding.task == "instances":
+        return "instances"
+    if len(coding.values) > 2:
+        if asked == "membranes":
+            raise UsageError(
+                f"the truth has {len(coding.values)} values, membranes need two", hint="leave --task membranes out"
+            )
+        return "classes"
+    if asked == "membranes" or (asked == "auto" and looks_like_membranes(example())):
+        return "membranes"
+    return "binary"
+
+
+def looks_like_membranes(labels: Labels) -> bool:
+    """Whether a mask of two classes shows cells that fill the image, parted by thin lines that hang together."""
+    from scipy.ndimage import label
+
+    from unetcli.metrics.boundary import distance_to
+
+    inside, lines = labels > 0, labels == 0
+    if not lines.any() or inside.mean() < _FOREGROUND or connected(inside).max() < _FEWEST_CELLS:
+        return False
+    pieces = label(lines, np.ones((3, 3)))[0]
+    largest = np.bincount(pieces.ravel())[1:].max() / np.count_nonzero(lines)
+    near = np.mean(distance_to(inside)[lines] <= _MEMBRANE_PIXELS)
+    return bool(near >= _NEAR and largest >= _CONNECTED)
+
+
+def prediction_coding(
+    coding: LabelCoding, files: Sequence[tuple[Path, Values]], *, ignore: int | None = None
+) -> PredictionCoding:
+    """Return how to read predictions for a truth of this coding.
+
+    Raises
+    ------
+    InputError : files with values that have no counterpart in the truth, all of them together.
+    """
+    if any(not values.whole for _, values in files):
+        return _probabilities(coding, files)
+    if coding.kind == "colors":
+        return PredictionCoding(lambda raw: (np.maximum(coding.decode(raw), 0), None))
+    found = sorted({int(value) for _, values in files for value in values.values.tolist()} - {ignore})
+    if coding.task == "instances":
+        return _instances(coding, found, files)
+    if set(found) <= set(coding.values):
+        forgiving = replace(coding, ignore=ignore)
+        return PredictionCoding(lambda raw: (np.maximum(forgiving.decode(raw), 0), None))
+    if len(coding.values) == 2:
+        return _two_classes(coding, found, files)
+    if found[0] >= 0 and found[-1] < len(coding.values):
+        note = f"the prediction's values {_shown(found)} are read as the classes {', '.join(coding.classes)} in order"
+        return PredictionCoding(lambda raw: (_numbers(raw), None), (note,))
+    problems: list[UnetError] = []
+    for path, values in files:
+        unknown = [int(value) for value in values.values.tolist() if value not in (*coding.values, ignore)]
+        if unknown:
+            problems.append(
+                InputError(
+                    f"has the values {_shown(unknown)}, which the truth does not have (it has {_shown(coding.values)})",
+                    path=path,
+                    hint="save the prediction with the truth's values, or as class indices 0, 1, 2, ...",
+                )
+            )
+    raise_all(problems)
+    raise AssertionError("a file has the unknown value")
+
+
+def _instances(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
+    if found and found[0] < 0:
+        raise InputError(f"has negative ids ({found[0]})", path=files[0][0], hint="ids are 1, 2, ..., background is 0")
+    if len(set(found) - {0}) == 1 and found[-1] in (1, 255):
+        note = f"the prediction is a mask (0, {found[-1]}): its 4-connected pieces are taken as objects"
+        return PredictionCoding(lambda raw: (connected(_numbers(raw) > 0), None), (note,))
+    return PredictionCoding(lambda raw: (np.maximum(_numbers(raw), 0), None))
+
+
+def _two_classes(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
+    """Read 0/1 for 0/255 and the like, ids as foreground, 8-bit probabilities."""
+    if found[0] != 0:
+        raise InputError(
+            f"has the values {_shown(found)}, the truth {_shown(coding.values)}: which one is background?",
+            path=files[0][0],
+            hint="save the prediction with the truth's values, or with 0 as background",
+        )
+    if len(found) == 2:
+        note = f"the prediction's {found[1]} is read as the truth's {coding.values[1]} ({coding.classes[1]})"
+        return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,))
+    if all(values.dtype == np.uint8 for _, values in files) and found[-1] == 255:
+        note = f"the prediction's values from 0 to 255 are read as probabilities of {coding.classes[1]}"
+        return PredictionCoding(lambda raw: _split(raw[..., 0].astype(np.float32) / np.float32(255)), (note,))
+    note = f"the prediction has {len(found) - 1} values above 0: they are read as objects, all of them foreground"
+    return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,))
+
+
+def _probabilities(coding: LabelCoding, files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
+    """Read values between 0 and 1: of the foreground in one channel, or of every class in a channel of its own."""
+    classes = len(coding.values)
+    problems: list[UnetError] = []
+    for path, values in files:
+        if coding.task == "instances":
+            problems.append(
+                InputError(
+                    "holds probabilities, the truth objects", path=path, hint="unet infer --output-kind instances"
+                )
+            )
+        elif values.values[0] < 0 or values.values[-1] > 1:
+            problems.append(
+                InputError(
+                    f"has values from {values.values[0]:g} to {values.values[-1]:g}, neither classes nor probabilities",
+                    path=path,
+                    hint="probabilities lie between 0 and 1",
+                )
+            )
+        elif values.channels != classes and (values.channels, classes) != (1, 2):
+            problems.append(
+                InputError(
+                    f"has probabilities in {values.channels} channels, the truth {classes} classes",
+                    path=path,
+                    hint="one channel per class, background first",
+                )
+            )
+    raise_all(problems)
+    if classes > 2:
+        note = "the prediction holds probabilities: the likeliest class counts"
+        return PredictionCoding(lambda raw: (raw.argmax(axis=2).astype(np.int32), None), (note,))
+    note = f"the prediction holds probabilities of {coding.classes[1]}: its mask is where they exceed {MASK_THRESHOLD}"
+    return PredictionCoding(lambda raw: _split(raw[..., -1].astype(np.float32)), (note,))
+
+
+def _split(probability: NDArray[np.float32]) -> Decoded:
+    return (probability > MASK_THRESHOLD).astype(np.int32), probability
+
+
+def _numbers(raw: NDArray[Any]) -> Labels:
+    return raw[..., 0].astype(np.int32)
+
+
+def _shown(values: Sequence[int]) -> str:
+    return ", ".join(map(str, list(values)[:8])) + (", ..." if len(values) > 8 else "")

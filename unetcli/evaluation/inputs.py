@@ -1,0 +1,162 @@
+"""From what the user named to pages that can be scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.maskvalues import MaskValues, count_values
+from unetcli.errors import InputError, UnetError, raise_all
+from unetcli.evaluation.coding import PredictionCoding, decide_task, prediction_coding, truth_coding
+from unetcli.evaluation.evaluate import PageJob
+from unetcli.evaluation.overlays import to_gray_levels
+from unetcli.evaluation.reading import FilePair, pair_files, survey_values
+from unetcli.evaluation.records import LabelledPage
+from unetcli.images import PixelSize, intensity_range, normalize, open_image
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that is known before the first page is scored.
+
+    Parameters
+    ----------
+    task : "binary", "classes", "instances" or "membranes".
+    classes : names, background first.
+    jobs : the pages.
+    unit : of distances.
+    notes : how the files were read.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    jobs: tuple[PageJob, ...]
+    unit: str
+    notes: tuple[str, ...]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of the files."""
+        return tuple(dict.fromkeys(job.case for job in self.jobs))
+
+
+def read_inputs(
+    prediction: Path,
+    truth: Path,
+    *,
+    task: str = "auto",
+    pages: range | None = None,
+    ignore: int | None = None,
+    unit: str = "pixels",
+) -> Inputs:
+    """Return the pages of predictions and truths that belong together, after decoding every file once.
+
+    Parameters
+    ----------
+    prediction, truth : a file or a folder each.
+    task : "auto", "semantic", "instances" or "membranes".
+    pages : of the truth.
+    ignore : the mask value that is left out.
+    unit : "pixels", or "image" for the unit of the files' pixel size.
+
+    Raises
+    ------
+    UsageError : a path is absent, pages that are not there.
+    InputError : files without partner, sizes, pages or values that do not fit, damaged files; all of them together.
+    """
+    pairs = pair_files(prediction, truth, pages=pages)
+    coding = truth_coding(_survey_truths(pairs), task, ignore)
+    files = [(pair.prediction, pair.prediction_pages) for pair in pairs]
+    values = survey_values(files, opened_as=coding.opened_as)
+    predicted = prediction_coding(
+        coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)], ignore=ignore
+    )
+    decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding))
+    spacings, name = _spacings(pairs, unit)
+    jobs = [
+        PageJob(
+            pair.name,
+            truth_page,
+            partial(_load, pair, number, coding, predicted, spacing),
+            None if pair.image is None else partial(read_picture, pair.image, truth_page),
+        )
+        for pair, spacing in zip(pairs, spacings, strict=True)
+        for number, truth_page in enumerate(pair.truth_pages)
+    ]
+    notes = [coding.describe(), *predicted.notes]
+    if decided == "membranes" and task == "auto":
+        notes.append(
+            "cells that fill the image, parted by thin lines: scored as membranes (--task semantic scores a mask)"
+        )
+    return Inputs(decided, coding.classes, tuple(jobs), name, tuple(notes))
+
+
+def _survey_truths(pairs: Sequence[FilePair]) -> list[MaskValues]:
+    found, problems = [], []
+    for pair in pairs:
+        try:
+            with open_image(pair.truth, palette="indices") as image:
+                lossy = image.info.format == "jpeg"
+                found += [
+                    count_values(image.page(page)[:], pair.truth, colormap=image.info.colormap, lossy=lossy)
+                    for page in pair.truth_pages
+                ]
+        except UnetError as error:
+            problems.append(error)
+    raise_all(problems)
+    return found
+
+
+def _read_truth(pair: FilePair, page: int, coding: LabelCoding) -> NDArray[np.int32]:
+    with open_image(pair.truth, palette=coding.opened_as) as image:
+        return coding.decode(image.page(page)[:], pair.truth)
+
+
+def _load(
+    pair: FilePair, number: int, coding: LabelCoding, predicted: PredictionCoding, spacing: tuple[float, float]
+) -> LabelledPage:
+    with open_image(pair.prediction, palette=coding.opened_as) as image:
+        labels, probability = predicted.decode(image.page(pair.prediction_pages[number])[:])
+    page = pair.truth_pages[number]
+    return LabelledPage(pair.name, page, _read_truth(pair, page, coding), labels, probability, spacing)
+
+
+def read_picture(path: Path, page: int) -> NDArray[np.uint8]:
+    """Return a page of an image as a picture (H, W, 3), its intensities stretched as for training."""
+    with open_image(path) as image:
+        pixels = image.page(min(page, image.info.pages - 1))[:]
+        return to_gray_levels(normalize(pixels, intensity_range(image)))
+
+
+def _spacings(pairs: Sequence[FilePair], unit: str) -> tuple[list[tuple[float, float]], str]:
+    """Return the size of each file's pixels, and the unit that they share.
+
+    Raises
+    ------
+    InputError : the image's unit was asked for, and files state none or different ones.
+    """
+    if unit == "pixels":
+        return [(1.0, 1.0)] * len(pairs), "pixels"
+    problems: list[UnetError] = []
+    sizes: list[PixelSize] = []
+    for pair in pairs:
+        size = pair.pixel_size
+        size = size if size is None else size.in_micrometers() or size
+        if size is None or size.unit == "pixel":
+            problems.append(
+                InputError("states no pixel size", path=pair.truth, hint="--unit pixels gives distances in pixels")
+            )
+        elif sizes and sizes[0].unit != size.unit:
+            problems.append(
+                InputError(
+                    f"is measured in {size.unit}, others in {sizes[0].unit}", path=pair.truth, hint="--unit pixels"
+                )
+            )
+        else:
+            sizes.append(size)
+    raise_all(problems)
+    return [(size.y, size.x) for size in sizes], sizes[0].unit
