@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from unetcli.errors import InputError, ResourceError
+from unetcli.images.axes import CHANNEL_AXES, Layout
 from unetcli.images.files import InputFile
 from unetcli.images.memory import check_memory, readable_size
 
@@ -192,6 +193,18 @@ class SegmentPlane:
             path=self._file.path,
             hint="copy the file again from its source, or save it again",
         )
+
+
+def plane_numbers(layout: Layout, page: int, leading: str) -> list[int]:
+    """Return which planes of the file, counted along the `leading` axes, are the channels of a page."""
+    sizes = [layout.size(letter) for letter in leading]
+    place = dict(zip(layout.page_axes, np.unravel_index(page, layout.page_shape or (1,)), strict=False))
+    channel_axes = [letter for letter in leading if letter in CHANNEL_AXES]
+    numbers = []
+    for channel in np.ndindex(*(layout.size(letter) for letter in channel_axes)):
+        here = {**place, **dict(zip(channel_axes, channel, strict=True))}
+        numbers.append(int(np.ravel_multi_index([int(here[a]) for a in leading], sizes)) if leading else 0)
+    return numbers
 
 
 def segment_size(key: Any) -> tuple[int, int]:

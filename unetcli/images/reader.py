@@ -1,5 +1,6 @@
 """Opening an image file of any format."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,8 @@ def open_image(
 
     Parameters
     ----------
-    source : path of a file, or an open binary stream, which is read into memory.
+    source : path of a file, or of a folder with the slices of one DICOM series, or an open binary stream, which is
+        read into memory.
     axes : axes to use in place of those the file states, as in "ZYX".
     palette : "colors" turns palette images into RGB, "indices" keeps the indices, as masks need.
     pages : the pages to open, counted from 0; the image then has these pages only. All where None.
@@ -94,6 +96,10 @@ def open_image(
     assert palette in ("colors", "indices")
     if axes is not None:
         check_axes(axes)
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir() and (series := _open_series(source, axes)):
+        if pages is not None:
+            _check_pages(pages, series.info)
+        return Image(series, None, pages)
     file = open_input(source, name)
     try:
         opened = _open(file, detect_format(file), axes, palette, pages)
@@ -105,11 +111,25 @@ def open_image(
         raise
 
 
+def _open_series(folder: str | os.PathLike[str], axes: str | None) -> _Format | None:
+    from unetcli.images.dicom import open_series
+
+    return open_series(Path(folder), axes)
+
+
 def _open(file: InputFile, format: str, axes: str | None, palette: str, pages: range | None) -> _Format:
     if format == "tiff":
         from unetcli.images.tiff import TiffImage
 
         return TiffImage(file, axes, palette, pages)
+    if format == "nifti":
+        from unetcli.images.nifti import NiftiImage
+
+        return NiftiImage(file, axes)
+    if format == "dicom":
+        from unetcli.images.dicom import open_single
+
+        return open_single(file, axes)
     from unetcli.images.pictures import PictureImage
 
     return PictureImage(file, format, axes, palette)

@@ -15,7 +15,7 @@ from unetcli.images.axes import Layout, apply_axes, check_layout
 from unetcli.images.files import InputFile, truncated
 from unetcli.images.info import ImageInfo
 from unetcli.images.memory import check_memory
-from unetcli.images.planes import Plane, RawPlane, SegmentCache, SegmentPlane, is_raw
+from unetcli.images.planes import Plane, RawPlane, SegmentCache, SegmentPlane, is_raw, plane_numbers
 from unetcli.images.source import PageSource, array_source
 from unetcli.images.tiff_checks import check_directories, check_pixels, check_size
 from unetcli.images.tiff_colors import Conversion, conversion_of
@@ -113,14 +113,7 @@ class TiffImage:
         leading = layout.axes.replace("Y", "").replace("X", "")
         if self._key.samplesperpixel > 1:
             leading = "".join(a for a in leading if a != self._sample_letter())
-        sizes = [layout.size(a) for a in leading]
-        at = dict(zip(layout.page_axes, np.unravel_index(index, layout.page_shape or (1,)), strict=False))
-        channel_axes = [a for a in leading if a in "CS"]
-        numbers = []
-        for channel in np.ndindex(*(layout.size(a) for a in channel_axes)):
-            place = {**at, **dict(zip(channel_axes, channel, strict=True))}
-            numbers.append(int(np.ravel_multi_index([int(place[a]) for a in leading], sizes)) if leading else 0)
-        planes = [self._plane(number) for number in numbers]
+        planes = [self._plane(number) for number in plane_numbers(layout, index, leading)]
         return _joined(planes, self._conversion)
 
     def close(self) -> None:

@@ -41,7 +41,8 @@ class ImageWriter:
 
     Parameters
     ----------
-    target : path, whose extension chooses the format (``.tif``, ``.ome.tif``, ``.png``), or a stream for TIFF.
+    target : path, whose extension chooses the format (``.tif``, ``.ome.tif``, ``.png``, ``.nii``, ``.nii.gz``), or a
+        stream for TIFF.
     like : the image whose pages, axes, size and pixel size the file gets.
     dtype : type of the rows that will be pushed.
     channels : values per pixel; they become axis C, or the colors of an overlay.
@@ -75,6 +76,10 @@ class ImageWriter:
             self._stream = target
         if self._target is not None:
             check_format(self._target, pages=like.pages, dtype=dtype, channels=1 if kind == "overlay" else channels)
+            if is_nifti(self._target):
+                from unetcli.images.nifti import check_nifti
+
+                check_nifti(like, dtype, channels)
         self._shape = (like.height, like.width, channels)
         self._dtype = dtype
         self._rows_left = like.pages * like.height
@@ -100,6 +105,10 @@ class ImageWriter:
         like, dtype, channels, colormap, kind = self._arguments
         if self._target is not None and self._target.suffix.lower() == ".png":
             return PngEncoder(self._file, like, dtype, channels, colormap)
+        if self._target is not None and is_nifti(self._target):
+            from unetcli.images.nifti import NiftiEncoder
+
+            return NiftiEncoder(self._file, like, dtype, packed=self._target.name.lower().endswith(".gz"))
         ome = self._target is not None and is_ome(self._target)
         return TiffEncoder(
             self._file,
@@ -176,6 +185,11 @@ def is_ome(path: Path) -> bool:
     return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a name asks for NIfTI."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
 def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type = np.uint8, channels: int = 1) -> None:
     """Raise unless the format that the extension names can hold this.
 
@@ -190,6 +204,8 @@ def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type =
         raise UsageError(
             f"{suffix[1:].upper().replace('JPG', 'JPEG')} would damage labels", path=target, hint="use .tif or .png"
         )
+    if is_nifti(target):
+        return
     if suffix not in (*TIFF_EXTENSIONS, ".png"):
         raise UsageError(
             f"unknown extension {suffix!r}" if suffix else "has no extension", path=target, hint="use .tif or .png"

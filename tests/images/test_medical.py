@@ -1,0 +1,199 @@
+"""NIfTI and DICOM: the slices, values and geometry that nibabel and pydicom see."""
+
+import gzip
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from unetcli.errors import InputError, UsageError
+from unetcli.images import ImageWriter, open_image
+
+nibabel = pytest.importorskip("nibabel")
+pydicom = pytest.importorskip("pydicom")
+
+AFFINE = np.array([[-0.7, 0.1, 0, 90], [0.1, 0.8, 0, -120], [0, 0, 2.5, 7], [0, 0, 0, 1]])
+
+
+def volume(path, shape=(12, 9, 5), dtype=np.int16, slope=None, kind=None):
+    pixels = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    image = (kind or nibabel.Nifti1Image)(pixels, AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    if slope:
+        image.header.set_slope_inter(*slope)
+    nibabel.save(image, path)
+    return pixels
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("shape", [(12, 9), (12, 9, 5), (12, 9, 5, 3), (12, 9, 1, 3), (12, 9, 5, 2, 3)])
+def test_nifti_slices(tmp_path, name, shape):
+    pixels = volume(tmp_path / name, shape)
+    full = pixels.reshape(*shape, *[1] * (5 - len(shape)))
+    with open_image(tmp_path / name) as image:
+        info = image.info
+        assert (info.height, info.width, info.channels) == (9, 12, full.shape[4])
+        assert info.pages == full.shape[2] * full.shape[3]
+        for index, page in enumerate(image.pages()):
+            t, z = divmod(index, full.shape[2])
+            assert (page[:] == full[:, :, z, t].transpose(1, 0, 2)).all()
+            assert (page[2:5, 3:9] == full[3:9, 2:5, z, t].transpose(1, 0, 2)).all()
+        np.testing.assert_allclose(info.orientation, AFFINE, atol=1e-6)
+        assert info.pixel_size.unit == "mm"
+        assert info.pixel_size.x == pytest.approx(np.linalg.norm(AFFINE[:3, 0]), rel=1e-6)
+
+
+def test_nifti_2_and_scaled_values(tmp_path):
+    pixels = volume(tmp_path / "a.nii", kind=nibabel.Nifti2Image)
+    with open_image(tmp_path / "a.nii") as image:
+        assert (image.page(3)[:, :, 0] == pixels[:, :, 3].T).all()
+    nibabel.save(nibabel.Nifti1Image(pixels, AFFINE), tmp_path / "b.nii")
+    data = bytearray((tmp_path / "b.nii").read_bytes())
+    data[112:120] = np.array([0.5, -10], np.float32).tobytes()
+    (tmp_path / "b.nii").write_bytes(data)
+    with open_image(tmp_path / "b.nii") as image:
+        np.testing.assert_allclose(image.page(3)[:, :, 0], nibabel.load(tmp_path / "b.nii").get_fdata()[:, :, 3].T)
+        assert "values scaled as the header says" in image.info.notes
+
+
+@pytest.mark.parametrize("output", ["m.nii", "m.nii.gz"])
+@pytest.mark.parametrize("shape", [(12, 9), (12, 9, 5), (12, 9, 5, 3)])
+def test_masks_come_back_with_their_orientation(tmp_path, output, shape):
+    pixels = volume(tmp_path / "a.nii", shape)
+    with open_image(tmp_path / "a.nii") as image:
+        with ImageWriter(tmp_path / output, like=image.info, dtype=np.uint8) as writer:
+            for page in image.pages():
+                writer.write_rows((page[:] > 50).astype(np.uint8))
+        other = image.info
+    written = nibabel.load(tmp_path / output)
+    assert (np.squeeze(np.asarray(written.dataobj)) == (pixels > 50)).all()
+    np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
+    assert written.header.get_xyzt_units()[0] == "mm"
+    assert written.get_data_dtype() == np.uint8
+    with open_image(tmp_path / output) as image:
+        one, two = image.info.pixel_size, other.pixel_size
+        assert (one.x, one.y, one.unit) == (two.x, two.y, two.unit)
+        assert image.info.pages == other.pages
+
+
+def test_nifti_that_is_damaged(tmp_path):
+    volume(tmp_path / "a.nii")
+    volume(tmp_path / "a.nii.gz")
+    for name, cut in (("a.nii", 1), ("a.nii", 700), ("a.nii.gz", 1), ("a.nii.gz", 200)):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / ("cut_" + name)).write_bytes(data[:-cut])
+        with pytest.raises(InputError, match="truncated"):
+            open_image(tmp_path / ("cut_" + name))
+    (tmp_path / "no.nii.gz").write_bytes(gzip.compress(b"not a volume" * 100))
+    with pytest.raises(InputError, match="damaged NIfTI header"):
+        open_image(tmp_path / "no.nii.gz")
+
+
+def test_what_nifti_cannot_hold(tmp_path):
+    volume(tmp_path / "a.nii")
+    with open_image(tmp_path / "a.nii") as image, pytest.raises(UsageError, match="NIfTI cannot hold 2 channels"):
+        ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.float32, channels=2, kind="probabilities")
+
+
+def dicom(path, pixels, **tags):
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    data.Rows, data.Columns = pixels.shape[-2:] if pixels.ndim < 4 and tags.get("SamplesPerPixel", 1) == 1 else (9, 12)
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = pixels.dtype.itemsize * 8
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data.SeriesInstanceUID = "1.2.3"
+    data.PixelSpacing = [0.8, 0.7]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.ImagePositionPatient = [-90, -120, 7]
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.PixelData = pixels.tobytes()
+    data.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(-500, 500, (9, 12)).astype(np.int16)
+    dicom(tmp_path / "a.dcm", pixels)
+    with open_image(tmp_path / "a.dcm") as image:
+        assert (image.info.format, image.info.dtype, image.info.axes) == ("dicom", np.int16, "YX")
+        assert (image.page(0)[:, :, 0] == pixels).all()
+        assert (image.info.pixel_size.y, image.info.pixel_size.x, image.info.pixel_size.unit) == (0.8, 0.7, "mm")
+
+
+def test_dicom_rescaled_inverted_frames_and_colors(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 1000, (9, 12)).astype(np.uint16)
+    dicom(tmp_path / "a.dcm", pixels, RescaleSlope=2, RescaleIntercept=-1024)
+    with open_image(tmp_path / "a.dcm") as image:
+        np.testing.assert_array_equal(image.page(0)[:, :, 0], pixels * 2.0 - 1024)
+    dicom(tmp_path / "b.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
+    with open_image(tmp_path / "b.dcm") as image:
+        assert (image.page(0)[:, :, 0] == 65535 - pixels).all()
+    dicom(tmp_path / "c.dcm", np.stack([pixels, pixels + 1, pixels + 2]), NumberOfFrames=3)
+    with open_image(tmp_path / "c.dcm") as image:
+        assert (image.info.pages, image.info.axes) == (3, "ZYX")
+        assert [(page[:, :, 0] - pixels).max() for page in image.pages()] == [0, 1, 2]
+    colors = np.random.default_rng(0).integers(0, 255, (9, 12, 3)).astype(np.uint8)
+    dicom(tmp_path / "d.dcm", colors, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    with open_image(tmp_path / "d.dcm") as image:
+        assert image.info.joint
+        assert (image.page(0)[:] == colors).all()
+
+
+def test_dicom_series_in_order_of_space(tmp_path):
+    order = [3, 0, 4, 1, 2]
+    for name, z in enumerate(order):
+        position = [-90, -120, 7 + 2.5 * z]
+        dicom(
+            tmp_path / f"{name}", np.full((9, 12), z, np.uint16), ImagePositionPatient=position, InstanceNumber=99 - z
+        )
+    (tmp_path / "readme.txt").write_text("x" * 500)
+    with open_image(tmp_path) as image:
+        assert (image.info.pages, image.info.axes) == (5, "ZYX")
+        assert [int(page[0:1, 0:1].max()) for page in image.pages()] == [0, 1, 2, 3, 4]
+        assert image.info.pixel_size.z == 2.5
+        with ImageWriter(tmp_path / "m.nii.gz", like=image.info, dtype=np.uint8) as writer:
+            writer.write_rows(np.zeros((45, 12), np.uint8))
+    expected = [[-0.7, 0, 0, 90], [0, -0.8, 0, 120], [0, 0, 2.5, 7], [0, 0, 0, 1]]
+    np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii.gz").affine, expected, atol=1e-6)
+
+
+def test_dicom_that_cannot_be_used(tmp_path):
+    pixels = np.zeros((9, 12), np.uint16)
+    dicom(tmp_path / "a.dcm", pixels)
+    data = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "b.dcm").write_bytes(data[:-50])
+    with open_image(tmp_path / "b.dcm") as image, pytest.raises(InputError, match="cannot be decoded"):
+        image.page(0)[:]
+    (tmp_path / "b.dcm").unlink()
+    dicom(tmp_path / "c.dcm", pixels, SeriesInstanceUID="1.2.4")
+    with pytest.raises(InputError, match="holds 2 DICOM series"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize(("package", "name"), [("nibabel", "a.nii"), ("pydicom", "a.dcm")])
+def test_hint_where_the_extra_is_absent(tmp_path, package, name):
+    volume(tmp_path / "a.nii")
+    dicom(tmp_path / "a.dcm", np.zeros((9, 12), np.uint16))
+    code = f"""
+        import sys
+        sys.modules[{package!r}] = None
+        from unetcli.images import open_image
+        from unetcli.errors import InputError
+        try:
+            open_image({str(tmp_path / name)!r})
+        except InputError as error:
+            print(error.message, "|", error.hint)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert f"needs {package} | pip install 'unetcli[medical]'" in run.stdout

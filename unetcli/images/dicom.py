@@ -1,0 +1,266 @@
+"""DICOM images: a file, or a folder with the slices of one series."""
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetcli.errors import InputError, UnetError
+from unetcli.images.axes import Layout, apply_axes, check_layout
+from unetcli.images.files import InputFile, open_input
+from unetcli.images.info import ImageInfo, PixelSize
+from unetcli.images.medical import needed_package
+from unetcli.images.memory import check_memory
+from unetcli.images.source import PageSource
+
+_COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+
+
+class DicomImage:
+    """Slices of one series, each decoded as a whole when it is looked at.
+
+    Parameters
+    ----------
+    slices : the open file, or the files of a folder, each with its header.
+    path : what the user named.
+    """
+
+    def __init__(self, slices: Sequence[tuple[InputFile | Path, Any]], path: Path, axes: str | None) -> None:
+        self._path = path
+        order = _sorted_slices([header for _, header in slices], path)
+        self._slices = [slices[i] for i in order]
+        first = self._slices[0][1]
+        _check_alike([header for _, header in self._slices], path)
+        self._frames = int(getattr(first, "NumberOfFrames", 1) or 1)
+        self._decoded: tuple[int, np.ndarray] | None = None
+        self._photometric = str(first.PhotometricInterpretation)
+        if self._photometric not in _COLORS + _GRAY:
+            raise InputError(f"has {self._photometric} colors", path=path, hint="convert to RGB and save again")
+        self._scale = _rescaling([header for _, header in self._slices])
+        self.info = self._make_info(axes)
+
+    def _make_info(self, axes: str | None) -> ImageInfo:
+        first = self._slices[0][1]
+        colors = self._photometric in _COLORS
+        height, width = int(first.Rows), int(first.Columns)
+        pages = len(self._slices) * self._frames
+        shape = (*([pages] if pages > 1 else []), height, width, *([3] if colors else []))
+        layout = Layout(("Z" if pages > 1 else "") + "YX" + ("S" if colors else ""), shape, stated=True)
+        if axes is not None:
+            named = apply_axes(axes, layout, self._path)
+            if named.axes.replace("T", "Z").replace("Q", "Z") != layout.axes:
+                raise InputError(f"has the axes {layout.axes}, not {axes}", path=self._path, hint="leave --axes out")
+            layout = named
+        check_layout(layout, self._path)
+        kind = "i" if int(first.PixelRepresentation) and not colors else "u"
+        dtype = np.dtype(np.uint8) if colors else np.dtype(f"{kind}{-(-int(first.BitsAllocated) // 8)}")
+        if self._scale:
+            dtype = np.dtype(np.float32)
+        notes = list(layout.described())
+        if self._photometric == "MONOCHROME1":
+            notes.append("inverted (MONOCHROME1: white is stored as the smallest value)")
+        if self._scale:
+            notes.append("values rescaled as the header says")
+        return ImageInfo(
+            path=self._path,
+            format="dicom",
+            axes=layout.axes,
+            file_shape=layout.shape,
+            pages=pages,
+            height=height,
+            width=width,
+            channels=3 if colors else 1,
+            dtype=dtype,
+            bits=int(first.BitsStored),
+            pixel_size=_pixel_size([header for _, header in self._slices]),
+            page_axes=layout.page_axes,
+            page_shape=layout.page_shape,
+            joint=colors,
+            notes=tuple(notes),
+            orientation=_affine([header for _, header in self._slices]),
+        )
+
+    def page(self, index: int) -> PageSource:
+        """Return a slice as a source."""
+
+        def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+            return self._pixels(index)[y0:y1, x0:x1].copy()
+
+        return PageSource(self.info.shape, self.info.dtype, read)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        kept = self._decoded
+        if kept is not None and kept[0] == index:
+            return kept[1]
+        info = self.info
+        needed = info.height * info.width * info.channels * 8
+        check_memory(3 * needed, f"a slice of {info.width}x{info.height} pixels", path=self._path)
+        which, frame = divmod(index, self._frames)
+        try:
+            pixels = self._decode(which, frame)
+        except (UnetError, MemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"cannot be decoded: {reason}", path=self._path, hint="save it uncompressed, or copy it again"
+            ) from error
+        self._decoded = (index, pixels)
+        return pixels
+
+    def _decode(self, which: int, frame: int) -> np.ndarray:
+        from pydicom.pixels.processing import apply_color_lut
+        from pydicom.pixels.utils import pixel_array
+
+        source, header = self._slices[which]
+        pixels: np.ndarray = pixel_array(_content(source), index=frame)  # color spaces come back as RGB
+        if self._photometric == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, header)
+            if pixels.dtype == np.uint16:
+                pixels = (pixels >> 8).astype(np.uint8)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if self._photometric == "MONOCHROME1":
+            low, high = _limits(header)
+            pixels = (low + high - pixels.astype(np.int64)).astype(pixels.dtype)
+        if self._scale:
+            slope, intercept = self._scale[which]
+            pixels = pixels * np.float64(slope) + np.float64(intercept)
+        return np.ascontiguousarray(pixels, dtype=self.info.dtype)
+
+    def close(self) -> None:
+        """Forget what was decoded."""
+        self._decoded = None
+
+
+def open_series(folder: Path, axes: str | None) -> DicomImage | None:
+    """Return the one series that a folder holds; None where the folder has no DICOM file.
+
+    Raises
+    ------
+    InputError : several series, or slices that differ.
+    """
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or not entry.is_file() or entry.stat().st_size <= 132:
+            continue
+        file = open_input(entry.path)
+        try:
+            if bytes(file.read(128, 4)) == b"DICM":
+                found.append((file.path, _read_header(file)))
+        finally:
+            file.close()
+    return DicomImage(found, folder, axes) if found else None
+
+
+def open_single(file: InputFile, axes: str | None) -> DicomImage:
+    """Return the image in one DICOM file."""
+    return DicomImage([(file, _read_header(file))], file.path, axes)
+
+
+def _content(source: InputFile | Path) -> io.BytesIO:
+    """Return the bytes of one file; those of a series are opened one by one, however many they are."""
+    if isinstance(source, InputFile):
+        return io.BytesIO(bytes(source.read(0, source.size)))
+    file = open_input(source)
+    try:
+        return io.BytesIO(bytes(file.read(0, file.size)))
+    finally:
+        file.close()
+
+
+def _read_header(file: InputFile) -> Any:
+    try:
+        import pydicom
+    except ImportError:
+        raise needed_package(file.path, "DICOM", "pydicom") from None
+    try:
+        header = pydicom.dcmread(io.BytesIO(bytes(file.read(0, file.size))), stop_before_pixels=True)
+        needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+        absent = [name for name in needed if name not in header]
+    except Exception as error:
+        raise InputError(
+            f"is a damaged DICOM file ({error})", path=file.path, hint="copy the file again from its source"
+        ) from error
+    if absent:
+        raise InputError(f"is DICOM without an image ({absent[0]} is absent)", path=file.path, hint="name an image")
+    return header
+
+
+def _sorted_slices(headers: Sequence[Any], path: Path) -> list[int]:
+    """Return the order of the slices: along the normal of their planes, else by their numbers."""
+    series = defaultdict(list)
+    for i, header in enumerate(headers):
+        series[str(getattr(header, "SeriesInstanceUID", ""))].append(i)
+    if len(series) > 1:
+        raise InputError(
+            f"holds {len(series)} DICOM series", path=path, hint="put each series into a folder of its own"
+        )
+
+    def place(i: int) -> tuple[float, float]:
+        header = headers[i]
+        number = float(getattr(header, "InstanceNumber", 0) or 0)
+        return _along_normal(header), number
+
+    return sorted(range(len(headers)), key=place)
+
+
+def _along_normal(header: Any) -> float:
+    if "ImageOrientationPatient" not in header or "ImagePositionPatient" not in header:
+        return 0.0
+    directions = np.array(header.ImageOrientationPatient, float)
+    return float(np.cross(directions[:3], directions[3:]) @ np.array(header.ImagePositionPatient, float))
+
+
+def _check_alike(headers: Sequence[Any], path: Path) -> None:
+    kinds = list(dict.fromkeys((int(h.Columns), int(h.Rows), int(h.BitsAllocated)) for h in headers))
+    if len(kinds) > 1:
+        told = ", ".join(f"{width}x{height} of {bits} bits" for width, height, bits in kinds[:4])
+        raise InputError(f"slices differ: {told}", path=path, hint="put slices that are alike into one folder")
+
+
+def _rescaling(headers: Sequence[Any]) -> list[tuple[float, float]]:
+    """Return slope and intercept of each slice; an empty list where none changes anything."""
+    found = [(float(getattr(h, "RescaleSlope", 1)), float(getattr(h, "RescaleIntercept", 0))) for h in headers]
+    return [] if all(pair == (1.0, 0.0) for pair in found) else found
+
+
+def _limits(header: Any) -> tuple[int, int]:
+    bits = int(header.BitsStored)
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if int(header.PixelRepresentation) else (0, (1 << bits) - 1)
+
+
+def _pixel_size(headers: Sequence[Any]) -> PixelSize | None:
+    spacing = getattr(headers[0], "PixelSpacing", None) or getattr(headers[0], "ImagerPixelSpacing", None)
+    if not spacing:
+        return None
+    y, x = (float(value) for value in spacing)
+    return PixelSize(y, x, "mm", _slice_distance(headers))
+
+
+def _slice_distance(headers: Sequence[Any]) -> float | None:
+    places = [_along_normal(header) for header in headers]
+    if len(places) > 1 and places[-1] > places[0]:
+        return (places[-1] - places[0]) / (len(places) - 1)
+    thickness = getattr(headers[0], "SpacingBetweenSlices", None) or getattr(headers[0], "SliceThickness", None)
+    return float(thickness) if thickness else None
+
+
+def _affine(headers: Sequence[Any]) -> tuple[tuple[float, ...], ...] | None:
+    """Return the NIfTI affine of column, row and slice: DICOM's axes with the first two turned around."""
+    first, size = headers[0], _pixel_size(headers)
+    if size is None or "ImageOrientationPatient" not in first or "ImagePositionPatient" not in first:
+        return None
+    directions = np.array(first.ImageOrientationPatient, float)
+    along_x, along_y = directions[:3], directions[3:]
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = along_x * size.x, along_y * size.y
+    affine[:3, 2] = np.cross(along_x, along_y) * (size.z or 1.0)
+    affine[:3, 3] = np.array(first.ImagePositionPatient, float)
+    affine[:2] *= -1
+    return tuple(tuple(float(value) for value in row) for row in affine)
