@@ -63,14 +63,14 @@ class TestFCN:
         torch.testing.assert_close(up[..., inner, inner], expected[..., inner, inner])
 
     def test_a_fixed_kernel_is_a_buffer_and_a_learned_one_a_parameter(self):
-        fixed, learned = fcn16s(1, 2, features=1), fcn16s(1, 2, features=1, upsampling="learned")
+        fixed, learned = fcn16s(1, 2, features=1), fcn16s(1, 2, features=1, upsampling="transposed")
         names = {"doublings.0.kernel", "to_full_size.kernel"}
         assert names <= dict(fixed.named_buffers()).keys()
         assert learned.state_dict().keys() - fixed.state_dict().keys() == names
         assert names <= dict(learned.named_parameters()).keys()
 
     def test_learned_up_sampling_starts_as_the_fixed_one(self):
-        fixed, learned = fcn8s(1, 2, features=2), fcn8s(1, 2, features=2, upsampling="learned")
+        fixed, learned = fcn8s(1, 2, features=2), fcn8s(1, 2, features=2, upsampling="transposed")
         redraw(fixed)
         learned.load_state_dict(fixed.state_dict(), strict=False)
         image = torch.randn(1, 1, 64, 64)

@@ -25,9 +25,9 @@ LEARNABLE = {  # (architecture, arguments, channels, classes) -> learnable param
     ("fcn16s", (), 3, 2): 134_269_764,
     ("fcn8s", (), 3, 2): 134_270_278,
     ("fcn8s", (), 1, 2): 134_270_278 - 1_152,
-    ("fcn32s", (("upsampling", "learned"),), 3, 2): 134_268_738 + 2 * 4096,
-    ("fcn16s", (("upsampling", "learned"),), 3, 2): 134_269_764 + 2 * (16 + 1024),
-    ("fcn8s", (("upsampling", "learned"),), 3, 2): 134_270_278 + 2 * (16 + 16 + 256),
+    ("fcn32s", (("upsampling", "transposed"),), 3, 2): 134_268_738 + 2 * 4096,
+    ("fcn16s", (("upsampling", "transposed"),), 3, 2): 134_269_764 + 2 * (16 + 1024),
+    ("fcn8s", (("upsampling", "transposed"),), 3, 2): 134_270_278 + 2 * (16 + 16 + 256),
     ("segnet", (), 3, 11): 29_449_355,
     ("segnet", (), 1, 2): 29_443_010,
 }
@@ -52,7 +52,7 @@ VARIANTS = {
     "unet with dropout in every block": ("unet", {"depth": 2, "block_dropout": 0.2}),
     "unet of depth 5": ("unet", {"depth": 5, "features": 1}),
     "mobilenet-unet without the first skip": ("mobilenet-unet", {"first_skip": False}),
-    **{f"{name} learned": (name, {"upsampling": "learned"}) for name in ("fcn32s", "fcn16s", "fcn8s")},
+    **{f"{name} learned": (name, {"upsampling": "transposed"}) for name in ("fcn32s", "fcn16s", "fcn8s")},
 }
 
 Case = tuple[str, dict]

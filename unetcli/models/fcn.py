@@ -17,7 +17,7 @@ from unetcli.models.blocks import initialize_he
 from unetcli.models.receptive_field import measure
 from unetcli.models.vgg import stage_widths, vgg16_stages
 
-UpSampling = Literal["bilinear", "learned"]
+UpSampling = Literal["bilinear", "transposed"]
 
 
 class FCN(nn.Module):
@@ -29,7 +29,7 @@ class FCN(nn.Module):
     classes : classes out, background included.
     features : channels of the first stage (64 in VGG-16); the fully connected layers have 64 times as many.
     finer : numbers of the poolings whose scores are added, from coarse to fine: (), (4,) or (4, 3).
-    upsampling : "bilinear" keeps the kernels fixed, "learned" lets training change them.
+    upsampling : "bilinear" keeps the kernels fixed; "transposed" starts from the same ones and learns them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FCN(nn.Module):
         self.finer = tuple(finer)
         self.score = nn.Conv2d(64 * features, classes, 1)
         self.finer_scores = nn.ModuleList(nn.Conv2d(widths[number - 1], classes, 1) for number in finer)
-        learned = upsampling == "learned"
+        learned = upsampling == "transposed"
         self.doublings = nn.ModuleList(BilinearUpConvolution(classes, 2, learned=learned) for _ in finer)
         self.to_full_size = BilinearUpConvolution(classes, 2 ** (5 - len(finer)), learned=learned)
         initialize_he(self)
