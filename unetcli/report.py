@@ -25,7 +25,8 @@ margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #ddd}
 p,li{max-width:75ch}.lead{color:#555;margin-top:0}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;color:#555;padding-bottom:.3rem}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;white-space:nowrap}
+th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;max-width:44ch;overflow-wrap:break-word}
+td.number,th.number{white-space:nowrap}
 th{background:#f6f6f6}td.number,th.number{text-align:right}
 figure{margin:0}figcaption{color:#555;font-size:.9rem;overflow-wrap:anywhere}
 .plots{display:flex;flex-wrap:wrap;gap:1.2rem}.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:1.4rem}

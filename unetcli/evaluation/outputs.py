@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetcli import report
 from unetcli.evaluation.evaluate import SMALLEST_DIFFERENCE, PageJob
-from unetcli.evaluation.overlays import KEY, draw_errors, draw_labels, shrink
+from unetcli.evaluation.overlays import draw_errors, draw_labels, key_of, shrink
 from unetcli.evaluation.records import Evaluation, leading_metric
 from unetcli.images import atomic_path
 
@@ -62,11 +62,9 @@ def build_report(evaluation: Evaluation, jobs: Sequence[PageJob], title: str) ->
     """Return the report as one HTML document; `jobs` are the pages that were evaluated."""
     scored = len(evaluation.rows) // len(evaluation.scored_classes)
     lead = f"{evaluation.task}: {len(evaluation.cases)} cases, {scored} pages; distances in {evaluation.unit}"
-    parts = [
-        report.section(
-            "Summary", [_summary_table(evaluation), report.bullets(evaluation.notes), _definitions(evaluation)]
-        )
-    ]
+    intervals = {entry.interval for classes in evaluation.summary.values() for entry in classes.values()}
+    notes = [*evaluation.notes, *(f"95 % interval: {words}" for words in sorted(intervals))]
+    parts = [report.section("Summary", [_summary_table(evaluation), report.bullets(notes), _definitions(evaluation)])]
     if evaluation.comparison:
         parts.append(report.section(f"Compared with {evaluation.other}", [_comparison_table(evaluation)]))
     parts.append(report.section("Distributions", [_plots(evaluation)]))
@@ -95,7 +93,7 @@ def _summary_table(evaluation: Evaluation) -> str:
         for name, entry in evaluation.summary[metric.name].items():
             rows.append(
                 [metric.name, name, entry.mean, entry.sd, entry.median, entry.n, entry.undefined, entry.ci_low,
-                 entry.ci_high, evaluation.pooled[metric.name][name], entry.interval]
+                 entry.ci_high, evaluation.pooled[metric.name][name]]
             )  # fmt: skip
     return report.table(header, rows, "Over cases: a file is one case unless pages were asked for")
 
@@ -110,11 +108,11 @@ def _definitions(evaluation: Evaluation) -> str:
 
 def _comparison_table(evaluation: Evaluation) -> str:
     rows: list[list[str | float | int]] = [
-        [metric, name, entry.difference, entry.n, entry.undefined, entry.ci_low, entry.ci_high, entry.p, entry.interval]
+        [metric, name, entry.difference, entry.n, entry.undefined, entry.ci_low, entry.ci_high, f"{entry.p:.2g}"]
         for metric, classes in evaluation.comparison.items()
         for name, entry in classes.items()
     ]
-    header = ["metric", "class", "difference", "n", "undefined", "95 % low", "95 % high", "Wilcoxon p", "interval"]
+    header = ["metric", "class", "difference", "n", "undefined", "95 % low", "95 % high", "Wilcoxon p"]
     return report.table(header, rows, "Paired over cases: this prediction minus the other")
 
 
@@ -159,9 +157,11 @@ def _gallery(evaluation: Evaluation, jobs: Sequence[PageJob]) -> str:
         name = f"{job.case}, page {job.page}" if sum(other.case == job.case for other in jobs) > 1 else job.case
         small: tuple[tuple[str, NDArray[np.uint8]], ...] = tuple((word, shrink(p, THUMBNAIL)) for word, p in layers)
         pictures.append(report.Picture(name, f"{metric.name} {value}", small))
-    shown = "" if len(chosen) == len(jobs) else f"; {len(chosen)} of {len(jobs)} pages, all of the worst among them"
+    shown = (
+        "" if len(chosen) == len(jobs) else f": {len(chosen)} of {len(jobs)} pages, the {WORST_FIRST} worst among them"
+    )
     title = f"From worst to best by {metric.name}{shown}"
-    return report.section(title, [report.key(KEY), report.gallery(pictures)])
+    return report.section(title, [report.key(key_of(evaluation.task)), report.gallery(pictures)])
 
 
 def sort_pages(values: Sequence[float], *, higher_is_better: bool) -> list[int]:

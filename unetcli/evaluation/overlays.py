@@ -7,12 +7,6 @@ AGREED = (255, 255, 255)
 FALSE_POSITIVE = (230, 120, 0)  # orange: predicted, not there
 FALSE_NEGATIVE = (0, 114, 178)  # blue: there, not predicted
 OTHER_CLASS = (204, 121, 167)  # pink: the wrong class
-KEY = {
-    "right": "#ffffff",
-    "only predicted (false positive)": "#e67800",
-    "missed (false negative)": "#0072b2",
-    "wrong class": "#cc79a7",
-}
 CLASS_COLORS = np.array(
     [(0, 0, 0), (240, 228, 66), (86, 180, 233), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178)], np.uint8
 )
@@ -53,6 +47,14 @@ def draw_errors(
     mixed = (base * (1 - weight) + colors * weight).astype(np.uint8)
     mixed[truth < 0] = (90, 90, 90)
     return np.asarray(mixed)
+
+
+def key_of(task: str) -> dict[str, str]:
+    """Return what the colors of `draw_errors` mean, as words and HTML colors."""
+    wrong = {"only predicted (false positive)": "#e67800", "missed (false negative)": "#0072b2"}
+    if task == "instances":
+        return {"right": "#787878", "outline of both": "#ffffff", **wrong}
+    return {"right": "#ffffff", **wrong, **({"wrong class": "#cc79a7"} if task == "classes" else {})}
 
 
 def draw_labels(labels: NDArray[np.int32], *, objects: bool = False) -> Pixels:
