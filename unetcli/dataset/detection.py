@@ -251,7 +251,7 @@ class _Evidence:
             raise InputError(
                 f"has {len(mask.values)} values in many pieces, {self.ids} in all masks: masks must be lossless",
                 path=mask.path,
-                hint="save masks as PNG or TIFF and resize them without smoothing; --task semantic if these are classes",
+                hint="save masks as PNG or TIFF, resize without smoothing; --task semantic if these are classes",
             )
         if found is None:
             raise InputError(

@@ -81,7 +81,9 @@ _FIXED = (
 )
 
 
-def match_names(images: Sequence[Entry], masks: Sequence[Entry], *, mask_key: Key | None = None) -> Matching:
+def match_names(
+    images: Sequence[Entry], masks: Sequence[Entry], *, mask_key: Callable[[str], str] | None = None
+) -> Matching:
     """Return the pairs under the rule that pairs most; of equally good ones the strictest.
 
     The rules, in order: equal names; equal names without words such as ``_mask``; one beginning or ending that all
@@ -93,7 +95,7 @@ def match_names(images: Sequence[Entry], masks: Sequence[Entry], *, mask_key: Ke
     mask_key : what is equal to the image's name, where masks have names of their own kind (predictions).
     """
     best, best_score = None, -1
-    own = (_Rule("equal names without the words for predictions", plain_key, mask_key),) if mask_key else ()
+    own = _rules_for_predictions(mask_key) if mask_key else ()
     for rule in (*own, *_rules(images, masks)):
         found = _follow(rule, images, masks)
         if found is None:
@@ -105,6 +107,14 @@ def match_names(images: Sequence[Entry], masks: Sequence[Entry], *, mask_key: Ke
             break
     assert best is not None
     return best
+
+
+def _rules_for_predictions(mask_key: Callable[[str], str]) -> tuple[_Rule, ...]:
+    words = "equal names without the words for predictions"
+    return (
+        _Rule(words, plain_key, mask_key),
+        _Rule(f"{words} and masks", bare_key, lambda stem: _first_channel_key(mask_key(stem))),
+    )
 
 
 def match_order(images: Sequence[Entry], masks: Sequence[Entry], root: Path | None) -> Matching:

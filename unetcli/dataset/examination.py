@@ -1,0 +1,222 @@
+"""Looking into every file of a data set once, in parallel: what each pair is, and what is wrong with it."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.arrangement import stem_of
+from unetcli.dataset.loading import merge_objects, open_mask, size_mismatch, stack_channels
+from unetcli.dataset.maskvalues import MaskValues, count_values
+from unetcli.dataset.pairs import Pair
+from unetcli.errors import InputError, Problems, UnetError, UsageError, warn
+from unetcli.images import Image, ImageInfo, open_image
+
+_PAGES_AT_ONCE = 8  # of a stack, per task: opening a file of many pages takes a while
+_WAITING = 4  # tasks per worker that are queued
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is known of a pair after it was decoded.
+
+    Parameters
+    ----------
+    pair : one page of it.
+    info : header of the (first) image file.
+    shape : of the image: height, width, channels.
+    mask : its values.
+    image_hash, mask_hash : SHA-256 of the pixels, of type and shape; equal images have equal ones, whatever the format.
+    """
+
+    pair: Pair
+    info: ImageInfo
+    shape: tuple[int, int, int]
+    mask: MaskValues
+    image_hash: str
+    mask_hash: str
+
+
+def examine(
+    pairs: Sequence[Pair],
+    *,
+    axes: str | None = None,
+    pages: range | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Record], list[UnetError]]:
+    """Return a record per page of every pair, in order, and all problems.
+
+    Parameters
+    ----------
+    axes : of the images, in place of what the files say.
+    pages : those of every stack that count; all where None.
+    workers : threads; as many as cores where None. Decoding, counting and hashing run side by side.
+    progress : called with the number of pages that are done and of all.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    found = list(_in_parallel(lambda pair: _attempt(lambda: _select_pages(pair, axes, pages)), pairs, workers))
+    problems = [error for _, errors in found for error in errors]
+    parts = [part for selected, _ in found for part in _parts(selected or [])]
+    total = sum(map(len, parts))
+    records: list[Record] = []
+    done = 0
+    for part, (several, errors) in zip(
+        parts, _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers), strict=True
+    ):
+        records += several or []
+        problems += errors
+        done += len(part)
+        if progress is not None:
+            progress(done, total)
+    return records, problems
+
+
+def pixel_hash(pixels: NDArray[Any]) -> str:
+    """Return the SHA-256, in hexadecimal, of an array: equal for equal pixels of equal type and shape."""
+    digest = hashlib.sha256(f"{pixels.dtype.str[1:]}{pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)).data)
+    return digest.hexdigest()
+
+
+def _in_parallel(function: Callable[[Input], Output], items: Iterable[Input], workers: int) -> Iterator[Output]:
+    """Yield the results in order; only a few tasks wait at a time, so that memory does not grow with their number."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    executor = ThreadPoolExecutor(workers)
+    pending: deque[Future[Output]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) >= _WAITING * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _attempt(work: Callable[[], Output]) -> tuple[Output | None, list[UnetError]]:
+    try:
+        return work(), []
+    except Problems as error:
+        return None, list(error.problems)
+    except UnetError as error:
+        return None, [error]
+
+
+def _select_pages(pair: Pair, axes: str | None, pages: range | None) -> list[Pair]:
+    """Return a pair for each page that counts, after a look at the headers.
+
+    Raises
+    ------
+    InputError : a header cannot be read; image and mask differ in their pages.
+    UsageError : pages that the file does not have.
+    """
+    counts = []
+    for path in pair.images:
+        with open_image(path, axes) as image:
+            counts.append(image.info.pages)
+    with open_mask(pair.masks[0], axes=axes) as mask:
+        mask_pages = mask.info.pages
+    count = counts[0]
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"{count} pages, {pair.images[1].name} has {counts[1]}", path=pair.images[0], hint="save all channels alike"
+        )
+    if pair.page is not None:
+        if pair.page >= count:
+            raise InputError(
+                f"{count} pages, but {pair.masks[0].name} is the mask of page {pair.page}",
+                path=pair.images[0],
+                hint="correct the name of the mask; slices count from 0",
+            )
+        return [pair]
+    if mask_pages != count:
+        raise InputError(
+            f"{count} pages, its mask has {mask_pages} ({pair.masks[0]})",
+            path=pair.images[0],
+            hint="--axes names the axes where they were misread; else export the mask again",
+        )
+    if pages is not None and (pages.start < 0 or pages.stop > count):
+        raise UsageError(
+            f"pages {pages[0]}-{pages[-1]} were asked for, the file has {count}",
+            path=pair.images[0],
+            hint=f"--pages 0-{count - 1} are all",
+        )
+    if count == 1:
+        return [replace(pair, page=0)]
+    extension = pair.images[0].name[len(stem_of(pair.images[0])) :]
+    return [replace(pair, page=page, name=f"{pair.name}{extension}[{page}]") for page in pages or range(count)]
+
+
+def _parts(pages: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    for first in range(0, len(pages), _PAGES_AT_ONCE):
+        yield pages[first : first + _PAGES_AT_ONCE]
+
+
+def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
+    """Return the records of some pages of one pair of files.
+
+    Raises
+    ------
+    UnetError : all problems of these pages.
+    """
+    from contextlib import ExitStack
+
+    first = pairs[0]
+    with ExitStack() as stack:
+        images = [stack.enter_context(open_image(path, axes)) for path in first.images]
+        mask = stack.enter_context(open_mask(first.masks[0], axes=axes)) if len(first.masks) == 1 else None
+        return [_decode(pair, images, mask) for pair in pairs]
+
+
+def _decode(pair: Pair, images: Sequence[Image], mask: Image | None) -> Record:
+    page = pair.page or 0
+    pixels = stack_channels([image.page(page)[:] for image in images], pair)
+    if mask is not None:
+        raw = mask.page(page if pair.mask_page is None else pair.mask_page)[:]
+    else:
+        raw = merge_objects(pair.masks)
+    if raw.shape[:2] != pixels.shape[:2]:
+        raise size_mismatch(pair, pixels.shape, raw.shape)
+    _look_at_pixels(pixels, pair)
+    values = count_values(
+        raw,
+        pair.masks[0],
+        colormap=mask.info.colormap if mask is not None else None,
+        lossy=mask is not None and mask.info.format == "jpeg",
+    )
+    height, width, channels = pixels.shape
+    return Record(pair, images[0].info, (height, width, channels), values, pixel_hash(pixels), pixel_hash(raw))
+
+
+def _look_at_pixels(pixels: NDArray[Any], pair: Pair) -> None:
+    """Refuse an image without a finite pixel; warn of some that are not finite, and of a constant image.
+
+    Raises
+    ------
+    InputError : no pixel is finite.
+    """
+    place = pair.images[0] if pair.page in (None, 0) else f"{pair.images[0]}[{pair.page}]"
+    if pixels.dtype.kind == "f":
+        finite = np.isfinite(pixels)
+        lost = int(finite.size - np.count_nonzero(finite))
+        if lost == finite.size:
+            raise InputError("all pixels are NaN or infinite", path=place, hint="save the image again")
+        if lost:
+            share = 100 * lost / finite.size
+            warn(f"{lost} of {finite.size} pixels ({share:.2g} %) are not finite; they take the median", path=place)
+            pixels = pixels[finite]
+    if pixels.min() == pixels.max():
+        warn(f"constant image (value {pixels.flat[0]:g})", path=place)

@@ -1,0 +1,122 @@
+"""From a pair of files to arrays: channels stacked, objects merged, masks decoded."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.pairs import Pair
+from unetcli.errors import InputError
+from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
+from unetcli.images.axes import CHANNEL_AXES, check_axes
+
+
+def load_pair(
+    pair: Pair, coding: LabelCoding, axes: str | None = None
+) -> tuple[NDArray[Any], IntensityRange, NDArray[np.int32]]:
+    """Return the image (H, W, C) as stored, the range of its intensities, and the labels (H, W) of a pair.
+
+    The range is that of the whole file, all its pages, per channel.
+
+    Raises
+    ------
+    InputError : a file cannot be read, or changed since it was surveyed.
+    """
+    image, intensity = read_image(pair, axes)
+    raw, _ = read_mask(pair, coding.opened_as, axes)
+    labels = coding.decode(raw, pair.masks[0])
+    if labels.shape != image.shape[:2]:
+        raise size_mismatch(pair, image.shape, labels.shape)
+    return image, intensity, labels
+
+
+def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> InputError:
+    """Return the error of a mask (H, W) that has not the size of its image (H, W, C)."""
+    turned = tuple(image[:2]) == tuple(mask[1::-1])
+    return InputError(
+        f"image {image[1]}x{image[0]}, mask {mask[1]}x{mask[0]} ({pair.masks[0]})",
+        path=pair.images[0],
+        hint="turn the mask" if turned else "export the mask again in the size of the image",
+    )
+
+
+def read_image(pair: Pair, axes: str | None = None) -> tuple[NDArray[Any], IntensityRange]:
+    """Return a page of an image (H, W, C), the channels of several files one after the other, and its range."""
+    pixels, ranges = [], []
+    for path in pair.images:
+        with open_image(path, axes) as image:
+            pixels.append(image.page(pair.page or 0)[:])
+            single = image.info.pages == 1
+            ranges.append(intensity_range(image) if single else _stack_range(path, axes, path.stat().st_mtime_ns))
+    total = ranges[0]
+    for more in ranges[1:]:
+        total = total + more
+    return stack_channels(pixels, pair), total
+
+
+@lru_cache(maxsize=1024)
+def _stack_range(path: Path, axes: str | None, changed: int) -> IntensityRange:
+    """Return the range of a file of several pages, which is wanted once per page."""
+    with open_image(path, axes) as image:
+        return intensity_range(image)
+
+
+def stack_channels(pixels: list[NDArray[Any]], pair: Pair) -> NDArray[Any]:
+    """Return the pages of the channel files of a pair as one array (H, W, C)."""
+    if len(pixels) == 1:
+        return pixels[0]
+    for path, page in zip(pair.images, pixels, strict=True):
+        if page.shape[:2] != pixels[0].shape[:2]:
+            raise InputError(
+                f"{page.shape[1]}x{page.shape[0]}, but {pair.images[0].name} has "
+                f"{pixels[0].shape[1]}x{pixels[0].shape[0]}",
+                path=path,
+                hint="save all channels of an image in one size",
+            )
+    return np.concatenate(pixels, axis=2)
+
+
+def open_mask(path: Path, opened_as: str = "indices", axes: str | None = None) -> Image:
+    """Return an open mask; `axes` of the images are its own, without channels, where it has as many."""
+    mask = open_image(path, palette=opened_as)
+    letters = "".join(letter for letter in check_axes(axes) if letter not in CHANNEL_AXES) if axes else ""
+    if len(letters) == len(mask.info.file_shape) and letters != mask.info.axes:
+        mask.close()
+        return open_image(path, letters, opened_as)
+    return mask
+
+
+def read_mask(pair: Pair, opened_as: str = "indices", axes: str | None = None) -> tuple[NDArray[Any], ImageInfo | None]:
+    """Return a page of a mask (H, W, C) and its header; the ids (H, W) of objects where each has a file of its own."""
+    if len(pair.masks) > 1:
+        return merge_objects(pair.masks), None
+    with open_mask(pair.masks[0], opened_as, axes) as mask:
+        page = pair.page if pair.mask_page is None else pair.mask_page
+        return mask.page(page or 0)[:], mask.info
+
+
+def merge_objects(paths: tuple[Path, ...]) -> NDArray[np.int32]:
+    """Return the ids (H, W) of objects that lie in a file each: 1 for the first; the last one where they overlap.
+
+    Raises
+    ------
+    InputError : the files differ in size.
+    """
+    merged: NDArray[np.int32] | None = None
+    for number, path in enumerate(paths, start=1):
+        with open_image(path) as image:
+            inside = image.page(0)[:].any(axis=2)
+        if merged is None:
+            merged = np.zeros(inside.shape, dtype=np.int32)
+        if inside.shape != merged.shape:
+            raise InputError(
+                f"{inside.shape[1]}x{inside.shape[0]}, but {paths[0].name} has {merged.shape[1]}x{merged.shape[0]}",
+                path=path,
+                hint="save all objects of an image in the size of the image",
+            )
+        merged[inside] = number
+    assert merged is not None
+    return merged
