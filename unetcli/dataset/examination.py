@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ def examine(
     workers : threads; as many as cores where None. Decoding, counting and hashing run side by side.
     progress : called with the number of pages that are done and of all.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     found = list(_in_parallel(lambda pair: _attempt(lambda: _select_pages(pair, axes, pages)), pairs, workers))
     problems = [error for _, errors in found for error in errors]
     parts = [part for selected, _ in found for part in _parts(selected or [])]
@@ -79,6 +80,10 @@ def examine(
         if progress is not None:
             progress(done, total)
     return records, problems
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pixel_hash(pixels: NDArray[Any]) -> str:
@@ -172,8 +177,6 @@ def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
     ------
     UnetError : all problems of these pages.
     """
-    from contextlib import ExitStack
-
     first = pairs[0]
     with ExitStack() as stack:
         images = [stack.enter_context(open_image(path, axes)) for path in first.images]

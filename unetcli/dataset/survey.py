@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.loading import load_pair
+from unetcli.dataset.maskvalues import MaskValues
 from unetcli.dataset.pairs import Pair, Pairing
 from unetcli.errors import InputError, Problems, UnetError, raise_all
 from unetcli.images.normalization import rule
@@ -19,6 +20,8 @@ __all__ = ["Survey", "load_pair", "survey"]
 
 _HASH_DIGITS = 16  # of an image, in a model file
 _SHOWN = 3
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +272,7 @@ def _left_out_note(pairing: Pairing) -> list[str]:
     ]
 
 
-def _as_coded(record: Record, coding: LabelCoding) -> Any:
+def _as_coded(record: Record, coding: LabelCoding) -> MaskValues:
     return record.mask.as_colors() if coding.kind == "colors" else record.mask
 
 
@@ -286,7 +289,7 @@ def _value_of(coding: LabelCoding, number: int) -> int | str | None:
     return value if coding.kind == "values" else coding.shown(value)
 
 
-def _most_common(values: Sequence[Any]) -> Any:
+def _most_common(values: Sequence[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
 
 
