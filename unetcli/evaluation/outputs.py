@@ -86,7 +86,6 @@ def _summary_table(evaluation: Evaluation) -> str:
         "95 % low",
         "95 % high",
         "pooled",
-        "interval",
     ]
     rows: list[list[str | float | int]] = []
     for metric in evaluation.metrics:
