@@ -1,16 +1,17 @@
 """``unet evaluate PREDICTION TRUTH``: score masks, with statistics."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from unetcli.cli import options
 from unetcli.cli.console import Console, console, one_line
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import LimitError, UsageError
+from unetcli.errors import InputError, LimitError, UsageError
 from unetcli.metrics.registry import DEFAULTS, METRICS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Task = Literal["auto", "semantic", "instances", "membranes"]
 Cases = Literal["files", "pages"]
 Unit = Literal["pixels", "image"]
 
-_EPILOG = "\n\n".join(
+EPILOG = "\n\n".join(
     (
         "Metrics (name@VALUE sets the parameter, as in ap@0.75 or nsd@2):",
         *(
@@ -38,7 +39,7 @@ _EPILOG = "\n\n".join(
 
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PREDICTION", help="A file or folder; with -m the data to predict.")
+        Path, typer.Argument(metavar="PREDICTION", help="A file or folder; with -m the data, as for training.")
     ],
     truth: Annotated[
         Path | None, typer.Argument(metavar="TRUTH", help="A file, a folder of masks, or a data set.")
@@ -79,6 +80,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
+    workers: options.Workers = None,
     threads: options.Threads = None,
     pages: options.Pages = None,
     axes: options.Axes = None,
@@ -95,44 +97,111 @@ def evaluate(
     """
     with console("evaluate", quiet=quiet, verbose=verbose, debug=debug, json_target=json_file) as shown:
         page_range = options.parse_pages(pages)
-        check_arguments(truth, models, compare)
+        check_arguments(truth, models, axes)
         from unetcli.evaluation.evaluate import Rules, choose_metrics, parse_limit, with_comparison
-        from unetcli.evaluation.inputs import read_inputs
 
         limits = [parse_limit(text, lower=True) for text in fail_under or ()]
         limits += [parse_limit(text, lower=False) for text in fail_over or ()]
         outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}
-        protect_inputs([path for path in (prediction, truth, compare) if path is not None], outputs, json_file)
-        assert truth is not None
-        inputs = read_inputs(prediction, truth, task=task, pages=page_range, ignore=ignore, unit=unit)
-        chosen = choose_metrics(metrics, inputs.task)
-        absent = [limit.metric for limit in limits if limit.metric.name not in {metric.name for metric in chosen}]
-        rules = Rules(
-            task=inputs.task,
-            classes=inputs.classes,
-            metrics=(*chosen, *dict.fromkeys(absent)),
-            pages_are_cases=cases == "pages",
-            count_empty=count_empty,
-            unit=inputs.unit,
+        named = [path for path in (prediction, truth, compare, *(models or ())) if path is not None]
+        protect_inputs(named, outputs, json_file)
+        settings: dict[str, Any] = {"task": task, "pages": page_range, "ignore": ignore, "unit": unit}
+        with tempfile.TemporaryDirectory(prefix="unet-") as folder:
+            if models:
+                inputs = predicted(
+                    shown, [path for path in (prediction, truth) if path is not None], models, Path(folder),
+                    device=device, precision=precision, threads=threads, axes=axes, **settings,
+                )  # fmt: skip
+            else:
+                assert truth is not None
+                inputs = given(prediction, truth, threads=threads, **settings)
+            describe_inputs(shown, inputs)
+            others = None
+            if compare is not None:
+                others = given(compare, truth or prediction, threads=threads, **settings)
+                same_pages(inputs, others, compare)
+            chosen = choose_metrics(metrics, inputs.task)
+            limited = [limit.metric for limit in limits if limit.metric.name not in {m.name for m in chosen}]
+            rules = Rules(
+                task=inputs.task,
+                classes=inputs.classes,
+                metrics=(*chosen, *{metric.name: metric for metric in limited}.values()),
+                pages_are_cases=cases == "pages",
+                count_empty=count_empty,
+                unit=inputs.unit,
+                seed=seed,
+            )
+            if dry_run:
+                shown.write_json({"task": inputs.task, "cases": len(inputs.cases), "pages": len(inputs.jobs)})
+                return
+            count = workers_for(workers)
+            result = run(shown, inputs.jobs, rules, inputs.notes, count)
+            if others is not None and compare is not None:
+                other = run(shown, others.jobs, rules, others.notes, count)
+                result = with_comparison(result, other, compare, seed=seed)
+            missed = missed_limits(limits, result)
+            show(shown, result, said=inputs.notes)
+            title = (
+                f"{prediction} against {truth}" if truth is not None and not models else f"Prediction of {prediction}"
+            )
+            write_outputs(shown, result, inputs.jobs, outputs, title, skip_existing=skip_existing)
+            if not (skip_existing and json_file not in (None, "-") and Path(str(json_file)).exists()):
+                shown.write_json(result.to_json())
+        if missed:
+            raise LimitError("; ".join(missed), hint="the table shows the values")
+
+
+def given(prediction: Path, truth: Path, *, threads: int | None, **settings: Any) -> "Inputs":
+    """Return predictions that are there already, with their truths."""
+    from unetcli.evaluation.inputs import read_inputs
+
+    if threads is not None:
+        import cv2
+
+        cv2.setNumThreads(threads)
+    return read_inputs(prediction, truth, **settings)
+
+
+def predicted(
+    shown: Console, data: Sequence[Path], models: list[Path], folder: Path, *, device: str, precision: str,
+    threads: int | None, **settings: Any,
+) -> "Inputs":  # fmt: skip
+    """Return a data set whose images are predicted while they are scored."""
+    from unetcli.evaluation.prediction import predict_inputs
+    from unetcli.inference.infer import Segmenter
+    from unetcli.models.device import choose_device, set_threads
+
+    set_threads(threads)
+    chosen = choose_device(device, precision)
+    segmenter = Segmenter(models, chosen)
+    shown.say(f"device: {chosen.name} ({chosen.reason})")
+    with progress_bar(shown, "reading") as bar:
+        return predict_inputs(data, segmenter, folder, progress=lambda done, total: bar(done / total, ""), **settings)
+
+
+def same_pages(inputs: "Inputs", others: "Inputs", compare: Path) -> None:
+    """Raise unless two predictions are of the same pages.
+
+    Raises
+    ------
+    InputError : says how many each has.
+    """
+    if [(job.case, job.page) for job in inputs.jobs] != [(job.case, job.page) for job in others.jobs]:
+        raise InputError(
+            f"has {len(others.jobs)} pages, the first prediction {len(inputs.jobs)}, or other names",
+            path=compare,
+            hint="compare predictions of the same images",
         )
-        describe_inputs(shown, inputs)
-        others = None
-        if compare is not None:
-            others = read_inputs(compare, truth, task=task, pages=page_range, ignore=ignore, unit=unit)
-        if dry_run:
-            shown.write_json({"task": inputs.task, "cases": len(inputs.cases), "pages": len(inputs.jobs)})
-            return
-        result = run(shown, inputs.jobs, rules, inputs.notes)
-        if others is not None:
-            assert compare is not None
-            result = with_comparison(result, run(shown, others.jobs, rules, others.notes), compare)
-        show(shown, result, said=inputs.notes)
-        write_outputs(shown, result, inputs.jobs, outputs, f"{prediction} against {truth}", skip_existing=skip_existing)
-        shown.write_json(result.to_json())
-        fail_where_missed(limits, result)
 
 
-def check_arguments(truth: Path | None, models: list[Path] | None, compare: Path | None) -> None:
+def workers_for(asked: int | None) -> int:
+    """Return the number of threads that score: as many as cores unless asked."""
+    if asked is not None:
+        return max(1, asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_arguments(truth: Path | None, models: list[Path] | None, axes: str | None) -> None:
     """Raise where the arguments mean nothing together.
 
     Raises
@@ -141,8 +210,10 @@ def check_arguments(truth: Path | None, models: list[Path] | None, compare: Path
     """
     if truth is None and not models:
         raise UsageError("no truth named", hint="unet evaluate PREDICTION TRUTH, or unet evaluate DATA -m MODEL")
-    if truth is not None and models:
-        raise UsageError("a truth and a model are named", hint="unet evaluate DATA -m MODEL takes the truth from DATA")
+    if axes is not None and not models:
+        raise UsageError(
+            "--axes is for the images that a model predicts", hint="unet evaluate DATA -m MODEL --axes ZYX"
+        )
 
 
 def protect_inputs(inputs: Sequence[Path], outputs: dict[str, Path | None], json_file: str | None) -> None:
@@ -174,13 +245,13 @@ def describe_inputs(shown: Console, inputs: "Inputs") -> None:
         shown.say(note)
 
 
-def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequence[str]) -> "Evaluation":
+def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequence[str], workers: int) -> "Evaluation":
     """Return the evaluation of all pages, with a bar meanwhile."""
     from unetcli.evaluation.evaluate import PageScored
     from unetcli.evaluation.evaluate import evaluate as score
 
     with progress_bar(shown, "pages") as bar:
-        for event in score(jobs, rules, notes):
+        for event in score(jobs, rules, notes, workers=workers):
             if isinstance(event, PageScored):
                 bar(event.done / event.total, event.name)
             else:
@@ -243,15 +314,13 @@ def write_outputs(
         write_text(report, build_report(result, jobs, title))
 
 
-def fail_where_missed(limits: "Sequence[Limit]", result: "Evaluation") -> None:
-    """Raise if a mean misses its limit.
+def missed_limits(limits: "Sequence[Limit]", result: "Evaluation") -> list[str]:
+    """Return what to say about each mean that misses its limit.
 
     Raises
     ------
-    LimitError : names the metrics and their values.
+    UsageError : a limit names a class that was not scored.
     """
     from unetcli.evaluation.evaluate import missed
 
-    failures = [failure for limit in limits if (failure := missed(limit, result)) is not None]
-    if failures:
-        raise LimitError("; ".join(failures), hint="the table shows the cases that are worst")
+    return [failure for limit in limits if (failure := missed(limit, result)) is not None]

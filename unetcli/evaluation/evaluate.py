@@ -1,7 +1,9 @@
 """From pages of truth and prediction to everything that is reported about them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +48,7 @@ class Rules:
     pages_are_cases : whether every page counts as a case of its own.
     count_empty : whether images without anything in truth and prediction count as perfect.
     unit : of distances.
+    seed : of the resampling behind the intervals.
     """
 
     task: str
@@ -54,6 +57,7 @@ class Rules:
     pages_are_cases: bool = False
     count_empty: bool = False
     unit: str = "pixels"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,23 +100,47 @@ def metric_named(name: str) -> Metric:
         raise UsageError(str(error), hint="unet evaluate --help lists the metrics") from None
 
 
-def evaluate(jobs: Sequence[PageJob], rules: Rules, notes: Sequence[str] = ()) -> Iterator[PageScored | Evaluation]:
-    """Score all pages, yielding progress and, at the end, the evaluation.
+def evaluate(
+    jobs: Sequence[PageJob], rules: Rules, notes: Sequence[str] = (), *, workers: int = 1
+) -> Iterator[PageScored | Evaluation]:
+    """Score all pages, yielding progress and, at the end, the evaluation, which does not depend on `workers`.
 
     Parameters
     ----------
     jobs : pages, those of one case next to each other.
     notes : what is to be said with the result.
+    workers : threads that read and score.
     """
     cases: dict[str, list[PageScores]] = {}
     matrix = np.zeros((len(rules.classes), len(rules.classes)), np.int64)
-    for number, job in enumerate(jobs, start=1):
-        scores = score_page(job.load(), rules.task, rules.classes, rules.metrics, count_empty=rules.count_empty)
+    for number, (job, scores) in enumerate(zip(jobs, _scored(jobs, rules, workers), strict=True), start=1):
         matrix += scores.matrix
         case = f"{job.case} page {job.page}" if rules.pages_are_cases else job.case
         cases.setdefault(case, []).append(scores)
         yield PageScored(job.case, job.page, number, len(jobs))
     yield _conclude(cases, matrix, rules, notes)
+
+
+def _scored(jobs: Sequence[PageJob], rules: Rules, workers: int) -> Iterator[PageScores]:
+    """Yield the scores of the pages in order; only a few pages are in memory at a time."""
+
+    def score(job: PageJob) -> PageScores:
+        return score_page(job.load(), rules.task, rules.classes, rules.metrics, count_empty=rules.count_empty)
+
+    if workers <= 1:
+        yield from map(score, jobs)
+        return
+    executor = ThreadPoolExecutor(workers)
+    waiting: deque[Future[PageScores]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(executor.submit(score, job))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _conclude(
@@ -135,7 +163,8 @@ def _conclude(
         },
         summary={
             metric.name: {
-                name: summarize(numbers, bounds=bounds_of(metric)) for name, numbers in values[metric.name].items()
+                name: summarize(numbers, bounds=bounds_of(metric), seed=rules.seed)
+                for name, numbers in values[metric.name].items()
             }
             for metric in rules.metrics
         },
@@ -176,11 +205,11 @@ def _notes_on_counting(cases: dict[str, list[PageScores]], rules: Rules) -> list
     return notes
 
 
-def with_comparison(evaluation: Evaluation, other: Evaluation, path: Path) -> Evaluation:
+def with_comparison(evaluation: Evaluation, other: Evaluation, path: Path, *, seed: int = 0) -> Evaluation:
     """Return an evaluation with its paired differences to that of another prediction, at `path`, for the same truth."""
     assert evaluation.cases == other.cases
     comparison = {
-        metric: {name: compare(values, other.values[metric][name]) for name, values in classes.items()}
+        metric: {name: compare(values, other.values[metric][name], seed=seed) for name, values in classes.items()}
         for metric, classes in evaluation.values.items()
     }
     return replace(evaluation, comparison=comparison, other=path)

@@ -76,7 +76,7 @@ def read_inputs(
         coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)], ignore=ignore
     )
     decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding))
-    spacings, name = _spacings(pairs, unit)
+    spacings, name = spacings_of([(pair.truth, pair.pixel_size) for pair in pairs], unit)
     jobs = [
         PageJob(
             pair.name,
@@ -132,29 +132,26 @@ def read_picture(path: Path, page: int) -> NDArray[np.uint8]:
         return to_gray_levels(normalize(pixels, intensity_range(image)))
 
 
-def _spacings(pairs: Sequence[FilePair], unit: str) -> tuple[list[tuple[float, float]], str]:
-    """Return the size of each file's pixels, and the unit that they share.
+def spacings_of(files: Sequence[tuple[Path, PixelSize | None]], unit: str) -> tuple[list[tuple[float, float]], str]:
+    """Return the size of each file's pixels (y, x), and the unit that they share; 1 in pixels.
 
     Raises
     ------
     InputError : the image's unit was asked for, and files state none or different ones.
     """
     if unit == "pixels":
-        return [(1.0, 1.0)] * len(pairs), "pixels"
+        return [(1.0, 1.0)] * len(files), "pixels"
     problems: list[UnetError] = []
     sizes: list[PixelSize] = []
-    for pair in pairs:
-        size = pair.pixel_size
-        size = size if size is None else size.in_micrometers() or size
+    for path, stated in files:
+        size = stated if stated is None else stated.in_micrometers() or stated
         if size is None or size.unit == "pixel":
             problems.append(
-                InputError("states no pixel size", path=pair.truth, hint="--unit pixels gives distances in pixels")
+                InputError("states no pixel size", path=path, hint="--unit pixels gives distances in pixels")
             )
         elif sizes and sizes[0].unit != size.unit:
             problems.append(
-                InputError(
-                    f"is measured in {size.unit}, others in {sizes[0].unit}", path=pair.truth, hint="--unit pixels"
-                )
+                InputError(f"is measured in {size.unit}, others in {sizes[0].unit}", path=path, hint="--unit pixels")
             )
         else:
             sizes.append(size)

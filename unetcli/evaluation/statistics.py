@@ -63,20 +63,23 @@ class Difference:
     p: float
 
 
-def summarize(values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Summary:
+def summarize(
+    values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf), seed: int = 0
+) -> Summary:
     """Return what the values of all cases say together; nan is an undefined case.
 
     Parameters
     ----------
     values : one per case.
     bounds : what values are possible; the interval keeps to it.
+    seed : of the resampling.
     """
     everything = np.asarray(values, np.float64)
     defined = everything[~np.isnan(everything)]
     undefined = int(everything.size - defined.size)
     if not defined.size:
         return Summary(math.nan, math.nan, math.nan, 0, undefined, math.nan, math.nan, "no case has a defined value")
-    low, high, interval = confidence_interval(defined)
+    low, high, interval = confidence_interval(defined, seed=seed)
     return Summary(
         float(defined.mean()),
         float(defined.std(ddof=1)) if defined.size > 1 else math.nan,
@@ -89,7 +92,7 @@ def summarize(values: Sequence[float], *, bounds: tuple[float, float] = (-math.i
     )
 
 
-def compare(values: Sequence[float], others: Sequence[float]) -> Difference:
+def compare(values: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Difference:
     """Return the paired difference `values` - `others`, one entry per case in the same order."""
     first, second = np.asarray(values, np.float64), np.asarray(others, np.float64)
     assert first.shape == second.shape
@@ -98,7 +101,7 @@ def compare(values: Sequence[float], others: Sequence[float]) -> Difference:
     undefined = int(first.size - differences.size)
     if not differences.size:
         return Difference(math.nan, 0, undefined, math.nan, math.nan, "no case has both values", math.nan)
-    low, high, interval = confidence_interval(differences)
+    low, high, interval = confidence_interval(differences, seed=seed)
     return Difference(
         float(differences.mean()), int(differences.size), undefined, low, high, interval, wilcoxon(differences)
     )
@@ -112,7 +115,7 @@ def wilcoxon(differences: NDArray[np.float64]) -> float:
     return float(stats.wilcoxon(changed).pvalue) if changed.size else 1.0
 
 
-def confidence_interval(values: NDArray[np.float64]) -> tuple[float, float, str]:
+def confidence_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float, str]:
     """Return the 95 % interval of the mean, and how it was made or why there is none."""
     size = values.size
     if size < 2:
@@ -122,7 +125,7 @@ def confidence_interval(values: NDArray[np.float64]) -> tuple[float, float, str]
         half = _student(size) * float(values.std(ddof=1)) / math.sqrt(size)
         return mean - half, mean + half, f"Student's t (fewer than {FEWEST_FOR_BOOTSTRAP} cases)"
     tail = _expanded_tail(size)
-    low, high = np.quantile(bootstrap_means(values), [tail, 1 - tail])
+    low, high = np.quantile(bootstrap_means(values, seed=seed), [tail, 1 - tail])
     return float(low), float(high), f"percentile bootstrap, {RESAMPLES} resamples of cases"
 
 

@@ -1,0 +1,160 @@
+"""Predicting what is to be scored: a data set and models in, pages out."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.dataset.detection import detect_coding
+from unetcli.dataset.examination import Record, examine
+from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.loading import load_pair
+from unetcli.dataset.pairs import Pair, find_pairs
+from unetcli.errors import InputError, raise_all, warn
+from unetcli.evaluation.coding import decide_task
+from unetcli.evaluation.evaluate import PageJob
+from unetcli.evaluation.inputs import Inputs, spacings_of
+from unetcli.evaluation.overlays import to_gray_levels
+from unetcli.evaluation.records import LabelledPage
+from unetcli.images import normalize
+from unetcli.inference.infer import InferConfig, Segmenter
+from unetcli.inference.instances import find_objects
+from unetcli.inference.predict import Ensemble, predict_bands
+
+_SHOWN = 3
+
+
+def predict_inputs(
+    data: Sequence[Path],
+    segmenter: Segmenter,
+    folder: Path,
+    *,
+    task: str = "auto",
+    pages: range | None = None,
+    axes: str | None = None,
+    ignore: int | None = None,
+    unit: str = "pixels",
+    progress: Callable[[int, int], None] | None = None,
+) -> Inputs:
+    """Return the pages of a data set, each predicted when it is loaded first.
+
+    Parameters
+    ----------
+    data : as for training.
+    folder : where predictions are kept as long as the pages are in use.
+    task, pages, ignore, unit : as for `read_inputs`.
+    axes : of the images, in place of what the files say.
+    progress : called with the number of pages that were examined and of all.
+
+    Raises
+    ------
+    UsageError : a path is absent, pages that are not there.
+    InputError : images without mask, damaged files, other channels or classes than the model's; all of them together.
+    """
+    pairing = find_pairs(list(data))
+    records, problems = examine(pairing.pairs, axes=axes, pages=pages, progress=progress)
+    channels = segmenter.description.channels
+    problems += [
+        InputError(
+            f"{record.shape[2]} channels, the model expects {channels}",
+            path=record.pair.images[0],
+            hint=f"name its axes with --axes (now {record.info.axes}), or a model for such images with -m",
+        )
+        for record in records
+        if record.shape[2] != channels
+    ]
+    raise_all(problems)
+    coding = _coding_of(records, segmenter.coding, pairing.ignore if ignore is None else ignore)
+    decided = decide_task(coding, task, lambda: load_pair(records[0].pair, coding, axes)[2])
+    _warn_of_training_images(records, segmenter.description.training.get("images", ()))
+    predictor = _Predictor(segmenter, folder, coding, axes, membranes=decided == "membranes")
+    sizes, name = spacings_of([(record.pair.masks[0], record.info.pixel_size) for record in records], unit)
+    jobs = [
+        PageJob(
+            case_of(record.pair),
+            record.pair.page or 0,
+            partial(predictor.load, number, record.pair, spacing),
+            partial(predictor.picture, record.pair),
+        )
+        for number, (record, spacing) in enumerate(zip(records, sizes, strict=True))
+    ]
+    notes = (f"{pairing.layout}; {pairing.rule}", coding.describe())
+    return Inputs(decided, coding.classes, tuple(jobs), name, notes)
+
+
+def case_of(pair: Pair) -> str:
+    """Return the name of a pair's file, which all pages of a stack share."""
+    return pair.name.removesuffix(f"[{pair.page}]")
+
+
+def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None) -> LabelCoding:
+    """Return the coding of the truth: the model's where the values fit it, else one with as many classes.
+
+    Raises
+    ------
+    InputError : other classes than the model's.
+    """
+    found = {int(value) for record in records for value in record.mask.without(ignore).values}
+    kinds = {record.mask.kind for record in records}
+    if model.task == "semantic" and kinds == {model.kind} and found <= set(model.values) and ignore == model.ignore:
+        return model
+    coding = detect_coding([record.mask for record in records], model.task, ignore=ignore)
+    if len(coding.classes) != len(model.classes):
+        raise InputError(
+            f"{coding.describe()}; the model knows {len(model.classes)}: {model.describe()}",
+            path=records[0].pair.masks[0],
+            hint="evaluate on masks in the coding that the model was trained on",
+        )
+    return LabelCoding(coding.task, coding.values, model.classes, coding.ignore, coding.kind, coding.palette)
+
+
+def _warn_of_training_images(records: Sequence[Record], trained: Sequence[str]) -> None:
+    known = [record.pair.name for record in records if any(record.image_hash.startswith(digits) for digits in trained)]
+    if known:
+        shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+        warn(
+            f"{len(known)} of {len(records)} images were used to train or choose the model ({shown}): "
+            "scores are optimistic"
+        )
+
+
+class _Predictor:
+    """Predicts pages, one at a time, and keeps the results in files."""
+
+    def __init__(
+        self, segmenter: Segmenter, folder: Path, coding: LabelCoding, axes: str | None, *, membranes: bool
+    ) -> None:
+        self.ensemble = Ensemble(segmenter.networks, segmenter.device)
+        self.size = segmenter.size_for(InferConfig())
+        self.folder = folder
+        self.coding = coding
+        self.axes = axes
+        self.membranes = membranes
+        self.lock = threading.Lock()
+
+    def load(self, number: int, pair: Pair, spacing: tuple[float, float]) -> LabelledPage:
+        image, intensity, truth = load_pair(pair, self.coding, self.axes)
+        path = self.folder / f"{number}.npy"
+        with self.lock:
+            if not path.exists():
+                np.save(path, self._predict(image, partial(normalize, intensity=intensity)))
+        kept = np.load(path)
+        if not self.membranes:
+            return LabelledPage(case_of(pair), pair.page or 0, truth, kept, spacing=spacing)
+        classes = (kept > self.ensemble.threshold).astype(np.int32)
+        return LabelledPage(case_of(pair), pair.page or 0, truth, classes, kept, spacing)
+
+    def _predict(self, image: NDArray[Any], prepare: Callable[[NDArray[Any]], NDArray[np.float32]]) -> NDArray[Any]:
+        bands = predict_bands(self.ensemble, image, prepare, self.size, keep_probabilities=self.membranes)
+        if self.membranes:
+            return np.concatenate([band.probabilities[1] for band in bands if band.probabilities is not None])
+        classes = np.concatenate([band.classes for band in bands])
+        return find_objects(classes) if self.coding.task == "instances" else classes.astype(np.int32)
+
+    def picture(self, pair: Pair) -> NDArray[np.uint8]:
+        image, intensity, _ = load_pair(pair, self.coding, self.axes)
+        return to_gray_levels(normalize(image, intensity))
