@@ -372,3 +372,24 @@ def test_imagej_stack_that_is_cut(tmp_path):
         path.write_bytes(data[:-cut])
         with pytest.raises(InputError, match=rf"truncated: \d+ bytes expected, {len(data) - cut} present"):
             read_all(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "png"])
+def test_a_large_image_hidden_in_a_small_strip(tmp_path, compression):
+    """A strip of 64 x 64 pixels whose own header declares 60,000 x 60,000 is refused before that is allocated."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((64, 64), np.uint8), compression=compression)
+    with tifffile.TiffFile(io.BytesIO(file.getvalue())) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+        number = int(tiff.pages[0].compression)
+    strip = bytearray(file.getvalue()[offset : offset + count])
+    if compression == "jpeg":
+        at = strip.index(b"\xff\xc0") + 5
+        strip[at : at + 4] = (60000).to_bytes(2, "big") * 2
+    else:
+        at = 16 if compression == "png" else strip.index(b"\xff\x4f\xff\x51") + 8
+        strip[at : at + 8] = (60000).to_bytes(4, "big") * 2
+    path = tmp_path / "a.tif"
+    path.write_bytes(raw_tiff({"width": 64, "height": 64, "compression": number, "rows": 64, "data": bytes(strip)}))
+    with pytest.raises(InputError, match="declares 60000x60000 pixels in a part of 64x64"):
+        read_all(path)

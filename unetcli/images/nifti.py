@@ -6,6 +6,7 @@ they are read like the rows of an uncompressed TIFF and written like any other r
 
 import gzip
 import io
+import logging
 import zlib
 from math import prod
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ from unetcli.images.source import PageSource
 
 _UNITS = {"meter": "m", "mm": "mm", "micron": "µm"}
 _MILLIMETERS = {"m": 1e3, "mm": 1.0, "cm": 10.0, "µm": 1e-3, "nm": 1e-6, "inch": 25.4, "Å": 1e-7}
+_SILENT = logging.Logger("silent")  # nibabel would report to the terminal
+_SILENT.disabled = True
 _HEADER = 540  # bytes of the longer of the two headers
 
 
@@ -127,7 +130,11 @@ def _read_header(file: InputFile) -> Any:
     try:
         second = head.getvalue()[4:8] == b"n+2\0"
         kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
-        return kind.from_fileobj(head, check=True)
+        header = kind.from_fileobj(head, check=False)
+        header.check_fix(logger=_SILENT)
+        for part in ("data_offset", "data_shape", "data_dtype", "slope_inter", "best_affine", "zooms", "xyzt_units"):
+            getattr(header, f"get_{part}")()  # raises here what cannot be understood
+        return header
     except Exception as error:
         raise InputError(
             f"has a damaged NIfTI header ({error})", path=file.path, hint="copy the file again from its source"

@@ -1,5 +1,7 @@
 """The planes of a TIFF file, read by region: rows of uncompressed data, or decoded strips and tiles."""
 
+import re
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -166,8 +168,7 @@ class SegmentPlane:
         tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader} if is_jpeg(key.compression) else {}
         name = compression_name(key.compression)
         try:
-            if key.compression == 7 and b"\xff\xd9" not in data:  # the codec would fill the rest with gray
-                raise ValueError("end mark missing")
+            check_stream(key.compression, data, self._rows, self._columns)
             segment = key.decode(data, index, **tables)[0]
         except MemoryError as error:
             declared = self._rows * self._columns * self.shape[2] * self._dtype.itemsize
@@ -212,6 +213,29 @@ def segment_size(key: Any) -> tuple[int, int]:
     if key.is_tiled:
         return key.tilelength, key.tilewidth
     return max(1, min(key.rowsperstrip, key.imagelength)), key.imagewidth
+
+
+def check_stream(compression: int, data: bytes, rows: int, columns: int) -> None:
+    """Raise where an image within a strip or tile is cut off, or larger than that.
+
+    Codecs fill what is missing with gray, and allocate whatever size the image within declares.
+
+    Raises
+    ------
+    ValueError : says what is wrong.
+    """
+    size = None
+    if compression == 7:
+        if b"\xff\xd9" not in data:
+            raise ValueError("end mark missing")
+        frame = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..\x08(....)", data, re.DOTALL)
+        size = None if frame is None else struct.unpack(">HH", frame[1])
+    elif (start := data.find(b"\xff\x4f\xff\x51")) >= 0:  # JPEG 2000
+        size = struct.unpack(">II", data[start + 8 : start + 16].ljust(8, b"\0"))[::-1]
+    elif data.startswith(b"\x89PNG"):
+        size = struct.unpack(">II", data[16:24].ljust(8, b"\0"))[::-1]
+    if size is not None and size[0] * size[1] > 4 * rows * columns + 4096:
+        raise ValueError(f"it declares {size[1]}x{size[0]} pixels in a part of {columns}x{rows}")
 
 
 def is_jpeg(compression: int) -> bool:

@@ -1,6 +1,7 @@
 """TIFF files: which series of pages is the image, what its axes are, and its pages as sources."""
 
 import logging
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from unetcli.images.tiff_colors import Conversion, conversion_of
 _SLIDES = {"svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"}
 _GUESSED = {"uniform", "generic", ""}
 _FEW_LISTED = 4
+# What tifffile raises when a file is not what it says; anything else is a bug.
+_PARSING_ERRORS = (ValueError, LookupError, ArithmeticError, TypeError, OSError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class TiffImage:
             found = _find_series(self._tiff, file, selected)
         except (UnetError, MemoryError):
             raise
-        except Exception as error:
+        except _PARSING_ERRORS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"corrupt TIFF directory: {reason}", path=file.path, hint="copy the file again from its source"
@@ -62,6 +65,8 @@ class TiffImage:
         self._layout = _without_single(layout)
         check_layout(self._layout, file.path)
         for page in found.planes:
+            if page.keyframe is not self._key:
+                check_pixels(page.keyframe, file)
             check_size(page, file, 1 if found.virtual is None else self._planes_expected())
         self._cache = SegmentCache()
         self._planes: dict[int, Plane] = {}
@@ -223,17 +228,15 @@ def _find_series(tiff: Any, file: InputFile, selected: range | None) -> _Found:
         return _pages_alike(tiff, file, series, selected)
     chosen = series[0]
     check_pixels(chosen.keyframe, file)
-    pages = list(chosen.pages) if hasattr(chosen, "pages") else list(chosen)
+    pages = list(chosen)
     if any(page is None for page in pages):
         raise InputError(
             "belongs to a set of files and misses pages that lie in others",
             path=file.path,
             hint="save the image as one file, for instance with Fiji",
         )
-    axes = (
-        chosen.get_axes(False).replace("I", "Q") if chosen.get_axes(False).count("Q") == 0 else chosen.get_axes(False)
-    )
-    shape = tuple(chosen.get_shape(False))
+    axes = chosen.axes if "Q" in chosen.axes else chosen.axes.replace("I", "Q")
+    shape = tuple(chosen.shape)
     stated = kind not in _GUESSED and "Q" not in axes
     notes: list[str] = []
     if len(chosen.levels) > 1:
@@ -269,9 +272,9 @@ def _check_companions(tiff: Any, file: InputFile, kind: str) -> None:
 def _check_imagej(tiff: Any, file: InputFile) -> None:
     """Refuse an ImageJ stack that is shorter than its description says."""
     metadata = tiff.imagej_metadata if tiff.is_imagej else None
-    if not metadata or not is_raw(tiff.pages.first) or len(tiff.pages) > 1:
+    if not metadata or not is_raw(tiff.pages[0]) or len(tiff.pages) > 1:
         return
-    first = tiff.pages.first
+    first = tiff.pages[0]
     expected = first.dataoffsets[0] + int(metadata.get("images", 1)) * int(first.nbytes)
     if expected > file.size:
         raise truncated(file.path, expected, file.size)
@@ -279,13 +282,15 @@ def _check_imagej(tiff: Any, file: InputFile) -> None:
 
 def _is_reduced(key: Any) -> bool:
     """Whether a page is a smaller copy or a transparency mask of another."""
+    if key is None:
+        raise ValueError("a page cannot be read")
     return bool(int(key.subfiletype or 0) & 0b101)
 
 
 def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: range | None) -> _Found:
     """Return all pages as one stack where they differ in nothing that matters; refuse them otherwise."""
     if series and series[0].kind == "ome":
-        pages = [page for one in series for page in one.pages]
+        pages = [page for one in series for page in one]
     else:
         tiff.pages.useframes = False
         pages = [page for page in map(tiff.pages.__getitem__, range(len(tiff.pages))) if not _is_reduced(page.keyframe)]

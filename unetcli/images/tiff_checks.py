@@ -14,6 +14,8 @@ from unetcli.images.planes import compression_name, decoded_bytes, is_jpeg, miss
 _EXPANSION = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 64}
 _IMPLAUSIBLE = 100  # a file this many times smaller than declared is not merely cut off
 _MOST_ENTRIES = 4096
+_NUMBERS = ("imagewidth", "imagelength", "imagedepth", "samplesperpixel", "rowsperstrip", "tilewidth", "tilelength",
+            "compression", "planarconfig", "predictor", "fillorder", "sampleformat", "subfiletype")  # fmt: skip
 _TYPE_SIZES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], dtype=np.uint64)
 # Tags without which the pixels cannot be read right; a damaged one among the others is only worth a warning.
 _NEEDED_TAGS = {*range(254, 267), 273, 277, 278, 279, 284, 317, 320, *range(322, 326), 330, 338, 339, 347}
@@ -79,6 +81,7 @@ def check_pixels(key: Any, file: InputFile) -> None:
     ------
     InputError : no pixels, complex numbers, odd bits, too many samples, or an unknown compression.
     """
+    _check_kinds(key, file)
     path, bits = file.path, key.bitspersample
     if key.imagewidth == 0 or key.imagelength == 0:
         raise InputError(f"has no pixels ({key.imagewidth}x{key.imagelength})", path=path, hint="save the image again")
@@ -88,6 +91,8 @@ def check_pixels(key: Any, file: InputFile) -> None:
             path=path,
             hint="save the channels that matter",
         )
+    if 0 in segment_size(key):
+        raise _corrupt(file, f"tiles of {key.tilewidth}x{key.tilelength} pixels")
     if key.imagedepth > 1:
         raise InputError("has volumes as pages", path=path, hint="save the slices as pages, for instance with Fiji")
     if key.sampleformat in (5, 6) or (key.dtype is not None and np.dtype(key.dtype).kind == "c"):
@@ -95,6 +100,22 @@ def check_pixels(key: Any, file: InputFile) -> None:
     if key.dtype is None:
         raise InputError(f"has pixels of {bits} bits", path=path, hint="save it with 8, 16 or 32 bits per channel")
     _check_compression(key.compression, file)
+
+
+def _check_kinds(key: Any, file: InputFile) -> None:
+    """Raise where the directory has lists or texts in places of numbers."""
+    for name in _NUMBERS:
+        if not isinstance(getattr(key, name), int):
+            raise _corrupt(file, f"{name} is {str(getattr(key, name))[:40]!r}")
+    bits = key.bitspersample if isinstance(key.bitspersample, tuple) else (key.bitspersample,)
+    extra = key.extrasamples if isinstance(key.extrasamples, tuple) else (key.extrasamples,)
+    if not all(isinstance(value, int) for value in (*bits, *extra)):
+        raise _corrupt(file, f"bits per sample are {str(bits)[:40]}")
+    photometric = key.photometric
+    if photometric is not None and not isinstance(photometric, int):
+        raise _corrupt(file, f"photometric is {str(photometric)[:40]!r}")
+    if photometric == 3 and (key.colormap is None or np.ndim(key.colormap) != 2 or len(key.colormap) != 3):
+        raise _corrupt(file, "the palette is damaged")
 
 
 def _check_compression(compression: int, file: InputFile) -> None:
@@ -136,8 +157,8 @@ def check_size(page: Any, file: InputFile, planes: int) -> None:
     rows, columns = segment_size(key)
     count = -(-key.imagelength // rows) * -(-key.imagewidth // columns)
     count *= key.samplesperpixel if key.planarconfig == 2 else 1
-    offsets, counts = page.dataoffsets, page.databytecounts
-    present = sum(counts)
+    offsets, counts = _table(page.dataoffsets, file), _table(page.databytecounts, file)
+    present = sum(map(int, counts)) if len(counts) < 64 else int(counts.astype(np.float64).sum())
     limit = present * _EXPANSION[key.compression] if key.compression in _EXPANSION else None
     if key.compression == 1:
         if declared > _IMPLAUSIBLE * file.size:
@@ -152,15 +173,21 @@ def check_size(page: Any, file: InputFile, planes: int) -> None:
         kind = "tiles" if key.is_tiled else "strips"
         listed = min(len(offsets), len(counts))
         raise _corrupt(file, f"{size} pixels are {count} {kind}, {listed} are listed")
-    _check_segments(page, file, planes, count, (rows, columns))
+    _check_segments(key, file, planes, offsets[:count], counts[:count])
 
 
-def _check_segments(page: Any, file: InputFile, planes: int, count: int, segment: tuple[int, int]) -> None:
-    key = page.keyframe
-    starts = np.array(page.dataoffsets[:count], dtype=np.uint64)
-    counts = np.array(page.databytecounts[:count], dtype=np.uint64)
+def _table(values: Any, file: InputFile) -> np.ndarray:
+    """Return a list of offsets or sizes as an array."""
+    table = np.array(values)
+    if table.size and table.dtype.kind not in "ui":
+        raise _corrupt(file, "the list of strips or tiles is damaged")
+    return table.astype(np.uint64).reshape(-1)
+
+
+def _check_segments(key: Any, file: InputFile, planes: int, starts: np.ndarray, counts: np.ndarray) -> None:
+    count = len(starts)
     if key.compression == 1 and not key.is_tiled:
-        height, (rows, _) = key.imagelength, segment
+        height, rows = key.imagelength, segment_size(key)[0]
         row_bytes = decoded_bytes(key) // height // (key.samplesperpixel if key.planarconfig == 2 else 1)
         down = -(-height // rows)
         heights = np.minimum(rows, height - np.arange(count, dtype=np.int64) % down * rows)

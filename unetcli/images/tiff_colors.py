@@ -50,7 +50,8 @@ class Conversion:
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Return the pixels of the image for those of the file; the last axis is the samples."""
         if self.palette is not None:
-            looked_up: np.ndarray = self.palette[np.minimum(pixels[..., 0], len(self.palette) - 1)]
+            indices = np.clip(pixels[..., 0].astype(np.intp), 0, len(self.palette) - 1)
+            looked_up: np.ndarray = self.palette[indices]
             return looked_up
         if self.kept < pixels.shape[-1]:
             pixels = pixels[..., : self.kept]

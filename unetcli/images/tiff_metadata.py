@@ -35,7 +35,8 @@ def describe(tiff: Any, key: Any, kind: str) -> Description:
 
 def _resolution(key: Any) -> PixelSize | None:
     """Return the size by the resolution tags; None where they are absent or say one pixel per pixel."""
-    unit = int(key.tags.valueof(296, default=2))
+    stated = key.tags.valueof(296, default=2)
+    unit = int(stated) if isinstance(stated, int) else 1
     sizes = []
     for tag in (283, 282):
         value = key.tags.valueof(tag)
