@@ -52,6 +52,7 @@ class Console:
         self.json_target = json_target
         self.warnings: list[str] = []
         self.began = time.monotonic()
+        self.documented = False
 
     def say(self, text: str) -> None:
         """Write a line for people to stderr."""
@@ -91,9 +92,10 @@ class Console:
         }
 
     def write_json(self, content: dict[str, Any]) -> None:
-        """Write the document of this run where ``--json`` says, if it says anything."""
-        if self.json_target is None:
+        """Write the document of this run where ``--json`` says, if it says anything; only the first one counts."""
+        if self.json_target is None or self.documented:
             return
+        self.documented = True
         text = json.dumps(finite(self.document(content)), indent=2, default=str, ensure_ascii=False)
         if self.json_target == "-":
             write_line(sys.stdout, text)

@@ -11,7 +11,7 @@ import typer
 from unetcli.cli import options
 from unetcli.cli.console import Console, console, one_line
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import InputError, LimitError, UsageError
+from unetcli.errors import InputError, LimitError, UnetError, UsageError
 from unetcli.metrics.registry import DEFAULTS, METRICS
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def evaluate(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
-    workers: options.Workers = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Threads that read and score.  [default: from the cores]")
+    ] = None,
     threads: options.Threads = None,
     pages: options.Pages = None,
     axes: options.Axes = None,
@@ -145,10 +147,16 @@ def evaluate(
                 f"{prediction} against {truth}" if truth is not None and not models else f"Prediction of {prediction}"
             )
             write_outputs(shown, result, inputs.jobs, outputs, title, skip_existing=skip_existing)
+            failure = LimitError("; ".join(missed), hint="the table shows the values") if missed else None
             if not (skip_existing and json_file not in (None, "-") and Path(str(json_file)).exists()):
-                shown.write_json(result.to_json())
-        if missed:
-            raise LimitError("; ".join(missed), hint="the table shows the values")
+                shown.write_json({**result.to_json(), **failure_keys(failure)})
+        if failure is not None:
+            raise failure
+
+
+def failure_keys(failure: UnetError | None) -> dict[str, Any]:
+    """Return what the document of a run says about its failure."""
+    return {} if failure is None else {"error": str(failure), "hint": failure.hint, "exit": failure.exit_code}
 
 
 def given(prediction: Path, truth: Path, *, threads: int | None, **settings: Any) -> "Inputs":
