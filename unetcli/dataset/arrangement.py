@@ -31,7 +31,7 @@ class Arrangement:
     groups : images with their masks.
     rule : how names belong together, where the layout itself says it.
     left_out : files that are neither, and why.
-    task : "instances" where the layout leaves nothing else.
+    task : for which the layout is used, "instances", or None.
     declared : value and name of each class, where a file of the data set states them.
     ignore : the mask value to leave out that it states.
     problems : what keeps the data set from being used.

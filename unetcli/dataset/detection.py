@@ -18,6 +18,7 @@ from unetcli.errors import InputError, UnetError, UsageError, raise_all, warn
 
 NEARLY_EVERY = 0.9  # ids in one piece, for instances
 _MIXED = 0.6  # below this, values are classes
+_HALF = 0.5  # below this, they cannot be instances
 _MANY_CLASSES = 32  # more than anyone draws without saying so
 _FEW_VALUES = 8
 _SHOWN = 10
@@ -30,6 +31,7 @@ def detect_coding(
     ignore: int | str | None = None,
     classes: Sequence[str] | None = None,
     declared: Sequence[tuple[int, str]] | None = None,
+    usual: str | None = None,
 ) -> LabelCoding:
     """Return the coding of a data set's masks.
 
@@ -40,6 +42,7 @@ def detect_coding(
     ignore : the value to leave out: a number, or a color as "#rrggbb".
     classes : names of the classes, background first.
     declared : value and name of each class, where the data set states them.
+    usual : the task for which the layout is used; taken unless the values contradict it.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def detect_coding(
     if declared and task != "instances":
         return _declared_coding(masks, declared, ignored, classes)
     evidence = _Evidence.of(masks, background)
-    decided = evidence.decide() if task == "auto" else evidence.confirm(task)
+    decided = evidence.decide(usual) if task == "auto" else evidence.confirm(task)
     values = [background] if decided == "instances" else _class_values(masks, background)
     coding = LabelCoding(
         decided,
@@ -238,13 +241,15 @@ class _Evidence:
             return "semantic" if self.ids <= 3 or (self.ids <= _FEW_VALUES and not self.sequential) else None
         return "instances" if self.ids > _FEW_VALUES or (self.sequential and self.ids > 4) else None
 
-    def decide(self) -> str:
-        """Return the task that the values speak for.
+    def decide(self, usual: str | None) -> str:
+        """Return the usual task where the values allow it, else the one that they speak for.
 
         Raises
         ------
         InputError : they speak for both, or for neither.
         """
+        if usual == "instances" and self.in_one_piece >= _HALF:
+            return usual
         found = self.lean()
         if found is None and self.in_one_piece < _MIXED:
             mask = self.fragmented[2]
@@ -273,7 +278,7 @@ class _Evidence:
                 f"looks like instance ids (max {self.largest}): {self.ids} values, nearly all one connected piece",
                 hint="--task instances",
             )
-        if task == "instances" and self.in_one_piece < 0.5:
+        if task == "instances" and self.in_one_piece < _HALF:
             value, pieces, mask = self.fragmented
             raise InputError(
                 f"looks like classes, not instances: value {value} has {pieces} separate pieces",

@@ -108,7 +108,8 @@ def folder_per_image(listing: Listing) -> Arrangement | None:
         ]
         merged |= bool(objects) and [path.stem for path in objects] != [file.stem]
         masks = (Entry(file.stem, tuple(objects)),) if objects else ()
-        groups.append(Group((Entry(file.stem, (file.path,)),), masks, folder.split))
+        optional = TEST_WITHOUT_MASKS if folder.split == "test" and not masks else None
+        groups.append(Group((Entry(file.stem, (file.path,), optional=optional),), masks, folder.split))
     if not merged:
         return None
     return Arrangement(
@@ -133,9 +134,8 @@ def role_folders(listing: Listing) -> Arrangement | None:
         masks, beside = roles.get("masks", []), roles.get(None, [])
         images = roles.get("images") or (beside if masks else [])
         if images is not beside:
-            left_out += [
-                LeftOut(file.path, "outside the folders of images and masks") for f in beside for file in f.files
-            ]
+            reason = TEST_WITHOUT_MASKS if split == "test" else "outside the folders of images and masks"
+            left_out += [LeftOut(file.path, reason) for folder in beside for file in folder.files]
         problems += [_several(found, listing.root) for found in (images, masks) if len(found) > 1]
         if images and masks and layout is None:
             layout = f"folders {_shown(images[0], listing)} + {_shown(masks[0], listing)}"

@@ -94,15 +94,14 @@ def match_names(
     ----------
     mask_key : what is equal to the image's name, where masks have names of their own kind (predictions).
     """
-    best, best_score = None, -1
+    best: Matching | None = None
     own = _rules_for_predictions(mask_key) if mask_key else ()
     for rule in (*own, *_rules(images, masks)):
         found = _follow(rule, images, masks)
         if found is None:
             continue
-        score = len(found.pairs) + len(found.ambiguous)
-        if score > best_score and (found.pairs or best is None):
-            best, best_score = found, score
+        if best is None or len(found.pairs) > len(best.pairs):
+            best = found
         if len(found.pairs) == len(images) == len(masks):
             break
     assert best is not None

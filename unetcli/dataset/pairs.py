@@ -47,7 +47,7 @@ class Pairing:
     pairs : in natural order.
     left_out : files that no pair uses, and why.
     root : the folder that was named; None for files and globs.
-    task : "instances" where the layout leaves nothing else.
+    task : for which the layout is used, "instances", or None.
     declared : value and name of each class, where a file of the data set states them.
     ignore : the mask value to leave out that it states.
     """

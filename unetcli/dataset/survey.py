@@ -224,10 +224,11 @@ def survey(
         try:
             detected = detect_coding(
                 [record.mask for record in records],
-                pairing.task or "auto" if task == "auto" else task,
+                task,
                 ignore=pairing.ignore if ignore is None else ignore,
                 classes=classes,
                 declared=pairing.declared,
+                usual=pairing.task,
             )
         except Problems as error:
             problems += error.problems
