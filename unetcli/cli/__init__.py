@@ -11,13 +11,12 @@ import typer
 
 from unetcli import __version__
 from unetcli.cli.console import guarded
-from unetcli.cli.evaluate import evaluate
+from unetcli.cli.evaluate import EPILOG, evaluate
 from unetcli.cli.infer import infer
 from unetcli.cli.train import train
 
 app = typer.Typer(
     name="unet",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,11 +41,13 @@ def unet(
 
 app.command()(train)
 app.command()(infer)
-app.command()(evaluate)
+app.command(epilog=EPILOG)(evaluate)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program with these arguments and return its exit code."""
     return guarded(
-        lambda: typer.main.get_command(app).main(args=list(arguments), prog_name="unet", standalone_mode=False)
+        lambda: typer.main.get_command(app).main(
+            args=list(arguments) or ["--help"], prog_name="unet", standalone_mode=False
+        )
     )

@@ -274,8 +274,10 @@ def finite(content: Any) -> Any:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Return a duration as a person says it: ``40 s``, ``12 min``, ``3 h 5 min``."""
+    """Return a duration as a person says it: ``40 s``, ``2 min 30 s``, ``45 min``, ``3 h 5 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -282,6 +282,8 @@ def show(shown: Console, result: "Evaluation", *, said: Sequence[str]) -> None:
     shown.result("")
     header = ["metric", "class", "mean", "SD", "median", "n", "undefined", "95 % interval", "pooled"]
     shown.table(header, list(summary_rows(result)), result=True)
+    if any(metric.unit for metric in result.metrics):
+        shown.result(f"distances in {result.unit}")
     for interval in dict.fromkeys(entry.interval for c in result.summary.values() for entry in c.values()):
         shown.result(f"interval: {interval}")
     if result.comparison:

@@ -14,6 +14,7 @@ from unetcli.cli.progress import progress_bar
 from unetcli.errors import InputError, OutputError, PartialFailure, UnetError, UsageError
 
 if TYPE_CHECKING:
+    from unetcli.images import ImageInfo
     from unetcli.inference.infer import Destinations, InferConfig, Segmenter
 
 STREAM = "-"
@@ -133,8 +134,8 @@ def segment_all(
             try:
                 stream = sys.stdin.buffer if source == STREAM else Path(source)
                 if dry_run:
-                    done.append(asdict(segmenter.inspect(stream, destinations, config, size)))
-                    shown.say(f"{done[-1]['input']}: {'x'.join(map(str, done[-1]['shape']))} {done[-1]['axes']}")
+                    done.append(inspected(segmenter.inspect(stream, config), destinations))
+                    shown.say(describe(done[-1]))
                     continue
                 for event in segmenter.segment(stream, destinations, config, size):
                     if isinstance(event, Segmented):
@@ -156,14 +157,24 @@ def segment_all(
     return done, failures
 
 
+def inspected(info: "ImageInfo", destinations: "Destinations") -> dict[str, Any]:
+    """Return what a dry run knows of an output: its place, shape and axes."""
+    output = str(destinations.main) if isinstance(destinations.main, Path) else STREAM
+    shape = (info.pages, info.height, info.width)
+    return {"input": str(info.path), "output": output, "shape": shape, "axes": info.axes}
+
+
 def describe(done: dict[str, Any]) -> str:
-    """Return one line about a finished input."""
+    """Return one line about an input."""
     pages, height, width = done["shape"]
-    objects = "" if done["objects"] is None else f", {done['objects']} objects"
-    return (
-        f"{one_line(done['input'])} -> {one_line(done['output'])}: {pages} pages of {height} x {width} ({done['axes']}), "
-        f"{done['foreground']:.1%} foreground{objects}, {done['seconds']:.1f} s"
-    )
+    text = f"{done['input']} -> {done['output']}: {height} x {width} pixels"
+    text += f", {pages} pages" if pages > 1 else ""
+    text += f", axes {done['axes']}"
+    if "foreground" in done:
+        text += f", {done['foreground']:.1%} foreground"
+        text += "" if done["objects"] is None else f", {done['objects']} objects"
+        text += f", {done['seconds']:.1f} s"
+    return one_line(text)
 
 
 def check_streams(images: list[str], output: str, json_file: str | None) -> None:

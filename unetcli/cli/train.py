@@ -1,8 +1,10 @@
 """``unet train DATA...``: learn from images and their masks."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds
+from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds, write_line
 from unetcli.cli.progress import progress_bar
 from unetcli.errors import UsageError
 
 if TYPE_CHECKING:
     from unetcli.dataset.survey import Survey
     from unetcli.training.plan import Plan
-    from unetcli.training.train import Trained
+    from unetcli.training.train import Event, Trained
 
 LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
 
@@ -47,9 +49,23 @@ def train(
     task: Annotated[str, typer.Option("--task", help="auto, semantic or instances.")] = "auto",
     classes: Annotated[str | None, typer.Option("--classes", help="Names of the classes: a,b,c.")] = None,
     arch: Annotated[str, typer.Option("--arch", help="The network; unet is the paper's.")] = "unet",
-    features: Annotated[int, typer.Option("--features", min=1, help="Channels of the first level.")] = 64,
-    depth: Annotated[int, typer.Option("--depth", min=1, help="Poolings.")] = 4,
-    dropout: Annotated[float | None, typer.Option("--dropout", help="[default: the recipe's]")] = None,
+    features: Annotated[
+        int | None, typer.Option("--features", help="Channels of the first level.  [default: 64, the paper's]")
+    ] = None,
+    depth: Annotated[int | None, typer.Option("--depth", help="Poolings.  [default: 4, the paper's]")] = None,
+    padding: Annotated[
+        str | None, typer.Option("--padding", help="valid, same or valid-same.  [default: valid, the paper's]")
+    ] = None,
+    upsampling: Annotated[
+        str | None, typer.Option("--upsampling", help="transposed or bilinear.  [default: transposed, the paper's]")
+    ] = None,
+    batch_norm: Annotated[bool | None, typer.Option("--batch-norm", help="After every convolution.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option("--dropout", help="At the end of the contracting path.  [default: the recipe's]")
+    ] = None,
+    block_dropout: Annotated[float | None, typer.Option("--block-dropout", help="After every level.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Logits are divided by it.")] = None,
+    first_skip: Annotated[bool | None, typer.Option("--first-skip/--no-first-skip", help="Of mobilenet-unet.")] = None,
     patch_size: Annotated[
         int | None, typer.Option("--patch-size", min=1, help="[default: 572, less for small images]")
     ] = None,
@@ -108,9 +124,17 @@ def train(
         from unetcli.training.train import check_outputs
         from unetcli.training.train import train as run_training
 
-        arguments: dict[str, Any] = {"features": features, "depth": depth}
-        if dropout is not None:
-            arguments["dropout"] = dropout
+        asked = {
+            "features": features,
+            "depth": depth,
+            "padding": padding,
+            "upsampling": upsampling,
+            "batch_norm": batch_norm,
+            "dropout": dropout,
+            "block_dropout": block_dropout,
+            "temperature": temperature,
+            "first_skip": first_skip,
+        }
         config = TrainConfig(
             output=output,
             epochs=epochs,
@@ -118,7 +142,7 @@ def train(
             patience=patience,
             validation=validation,
             architecture=arch,
-            arguments=arguments,
+            arguments={name: value for name, value in asked.items() if value is not None},
             patch_size=patch_size,
             batch_size=batch_size,
             recipe=recipe,
@@ -140,3 +164,182 @@ def train(
         if not dry_run:
             check_outputs(config)
         set_threads(threads)
+        pairing = find_pairs(
+            data or [], images=images, masks=masks, pair_by_order=pair_by_order, allow_unpaired=allow_unpaired
+        )
+        names = [name.strip() for name in classes.split(",")] if classes else None
+        with progress_bar(shown, "checking") as bar:
+            found = survey(
+                pairing,
+                task=task,
+                ignore=ignore,
+                classes=names,
+                axes=axes,
+                pages=page_range,
+                progress=lambda done, total: bar(done / total, f"checking image {done} of {total}"),
+            )
+        show_survey(shown, found)
+        if dry_run and found.problems:
+            shown.write_json(found.as_json())
+        found.check()
+        decided, trainer = plan(config, found)
+        show_plan(shown, decided)
+        if dry_run:
+            shown.write_json(dry_run_document(found, decided))
+            return
+        with stopping_on_signals() as stop:
+            trainer.stop = lambda: stop.number is not None
+            result = follow(shown, run_training(config, found, decided, trainer), decided)
+        shown.say(
+            f"wrote {result.model}: epoch {result.best.epoch}, Dice {result.best.dice:.4f} on validation, "
+            f"weights {result.weights_sha256[:12]}"
+        )
+        shown.write_json(train_document(result, decided, found))
+        if stop.number is not None:
+            raise Interrupted(stop.number)
+
+
+def show_survey(shown: Console, found: "Survey") -> None:
+    """Say how the data set was understood."""
+    shown.say(f"layout: {found.layout}; pairs: {found.rule}")
+    if not found.records:
+        return
+    sizes = sorted({f"{width} x {height}" for height, width, _ in found.shapes})
+    depths = sorted({f"{record.info.bits}-bit {record.info.dtype.name}" for record in found.records})
+    size = found.pixel_size
+    rows = [
+        ("pairs", len(found.records)),
+        ("width x height", sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} to {sizes[-1]}"),
+        ("axes", f"{found.axes}, {found.channels} channel{'s' if found.channels > 1 else ''}, {', '.join(depths)}"),
+        ("pixel size", f"{size[0]:g} x {size[1]:g} {size[2]}" if size else "not stated"),
+    ]
+    if found.detected is not None:
+        shares = ", ".join(
+            f"{name} {share:.1%}" for name, share in zip(found.coding.classes, found.class_shares, strict=True)
+        )
+        rows += [("masks", found.coding.describe()), ("share of pixels", shares)]
+        counts = found.objects
+        rows.append(("objects", f"{sum(counts)} in all, {min(counts)} to {max(counts)} in an image"))
+    shown.table(("data", ""), rows)
+    for note in found.notes:
+        shown.say(f"note: {note}")
+
+
+def show_plan(shown: Console, decided: "Plan") -> None:
+    """Say what will be done and how long it will take."""
+    split = decided.split
+    epochs = f"{decided.epochs} epochs" if decided.epochs else "as many epochs as fit"
+    limit = f"at most {readable_seconds(decided.max_seconds)}" if decided.max_seconds else "no time limit"
+    balance = ", ".join(f"{weight:.2f}" for weight in decided.class_weights)
+    shown.table(
+        ("plan", ""),
+        [
+            ("device", f"{decided.device.name} ({decided.device.reason})"),
+            ("network", f"{decided.architecture}, {decided.parameters:,} parameters, {_arguments(decided)}"),
+            ("training", f"{len(split.training)} images; validation: {len(split.validation)} images, {split.rule}"),
+            ("patches", f"{decided.patch_size} -> {decided.output_size} pixels, {decided.batch_size} in a batch"),
+            ("epoch", f"{decided.patches_per_epoch} patches; {epochs}, {limit}"),
+            ("class balance", balance),
+        ],
+    )
+    seconds = decided.estimate_seconds
+    shown.say(f"this will take about {readable_seconds(seconds)}")
+    if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
+        shown.say("hint: --features 24 --max-time 20m is far quicker on a CPU")
+
+
+def _arguments(decided: "Plan") -> str:
+    """Return the size of the network, and what differs from the architecture's own arguments."""
+    from unetcli.models import default_arguments
+
+    usual = default_arguments(decided.architecture)
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in decided.arguments.items()
+        if name in ("features", "depth", "dropout") or value != usual[name]
+    )
+
+
+def follow(shown: Console, events: "Iterator[Event]", decided: "Plan") -> "Trained":
+    """Show a training as it goes: a bar on a terminal, a line per epoch everywhere; return its result."""
+    from unetcli.training.loop import EpochRecord, StepRecord
+    from unetcli.training.train import Trained
+
+    best = 0.0
+    with progress_bar(shown, "training") as bar:
+        for event in events:
+            if isinstance(event, StepRecord):
+                label = (
+                    f"epoch {event.epoch} step {event.step}/{event.steps} loss {event.loss:.4f} best Dice {best:.4f}"
+                )
+                bar(event.progress, label)
+            elif isinstance(event, EpochRecord):
+                best = max(best, event.dice)
+                of = f"/{decided.epochs}" if decided.epochs else ""
+                shown.say(
+                    f"epoch {event.epoch}{of}  {readable_seconds(event.seconds)}  loss {event.train_loss:.4f}  "
+                    f"validation loss {event.validation_loss:.4f}  Dice {event.dice:.4f}{' *' if event.best else ''}  "
+                    f"{event.patches_per_second:.1f} patches/s"
+                )
+    assert isinstance(event, Trained)
+    return event
+
+
+class Stop:
+    """Whether a signal has asked to stop, and which."""
+
+    number: int | None = None
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[Stop]:
+    """Let a first signal end the training after the present step; a second one ends it at once."""
+    asked = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.number is not None:
+            raise Interrupted(number)
+        asked.number = number
+        write_line(sys.stderr, "stopping after this step; Ctrl-C again to quit now")
+
+    previous = {number: signal.signal(number, ask) for number in SIGNALS.values()}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def dry_run_document(found: "Survey", decided: "Plan") -> dict[str, Any]:
+    """Return what a dry run found and decided, as plain data."""
+    return {
+        **found.as_json(),
+        "patch_size": decided.patch_size,
+        "batch_size": decided.batch_size,
+        "patches_per_epoch": decided.patches_per_epoch,
+        "train": len(decided.split.training),
+        "validation": len(decided.split.validation),
+        "device": decided.device.name,
+        "precision": decided.device.precision,
+        "estimate_seconds": decided.estimate_seconds,
+        "estimate_memory": decided.estimate_memory,
+    }
+
+
+def train_document(result: "Trained", decided: "Plan", found: "Survey") -> dict[str, Any]:
+    """Return the result of a training as plain data."""
+    return {
+        "model": str(result.model),
+        "run_folder": str(result.run_folder),
+        "device": decided.device.name,
+        "precision": decided.device.precision,
+        "pairs": len(found.pairs),
+        "train": len(decided.split.training),
+        "validation": len(decided.split.validation),
+        "patches_per_epoch": decided.patches_per_epoch,
+        "epochs": len(result.history),
+        "best_epoch": result.best.epoch,
+        "score": result.best.dice,
+        "weights_sha256": result.weights_sha256,
+        "history": [asdict(record) for record in result.history],
+    }

@@ -19,6 +19,8 @@ _DEFLATE = 1040  # bytes that one byte of deflate can become at most
 _REFUSED = {"CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "CIELAB", "HSV": "HSV"}
 _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I": 1, "F": 1, "RGB": 3, "RGBX": 3}
 _WITHOUT_ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "P"}
+# Bytes per color of a palette, and which of them are red, green and blue.
+_PALETTE_ORDERS = {"RGB": (3, [0, 1, 2]), "BGR": (3, [2, 1, 0]), "RGBA": (4, [0, 1, 2]), "BGRX": (4, [2, 1, 0])}
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -130,8 +132,16 @@ class PictureImage:
         return renamed
 
     def _colormap(self) -> Colormap | None:
-        flat = self._picture.getpalette("RGB") or []
-        return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)) or None
+        """Return the palette as it stands in the header; pillow's own way to it decodes the picture."""
+        palette = self._picture.palette
+        order = _PALETTE_ORDERS.get(palette.rawmode or palette.mode)
+        if order is None:
+            raise InputError(
+                f"has a palette of kind {palette.mode}", path=self._file.path, hint="convert to RGB and save again"
+            )
+        data = np.frombuffer(bytes(palette.palette), np.uint8)
+        colors = data[: len(data) // order[0] * order[0]].reshape(-1, order[0])[:, order[1]]
+        return tuple((int(r), int(g), int(b)) for r, g, b in colors) or None
 
     def _keeps_indices(self, colormap: Colormap | None) -> bool:
         if self._palette == "indices":

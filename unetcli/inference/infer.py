@@ -189,6 +189,17 @@ class Segmenter:
             seconds=time.monotonic() - began,
         )
 
+    def inspect(self, source: Path | BinaryIO, config: InferConfig) -> ImageInfo:
+        """Return what an image is, after all checks that need no computing.
+
+        Raises
+        ------
+        InputError : the image cannot be read, or has other channels than the model expects.
+        """
+        with open_image(source, axes=config.axes, pages=config.pages, name="stdin") as image:
+            self.check(image.info)
+            return image.info
+
     def check(self, info: ImageInfo) -> None:
         """Raise unless the model fits an image; warn where its pixel size differs from the training data's.
 

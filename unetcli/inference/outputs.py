@@ -202,7 +202,7 @@ def open_outputs(
             outputs.append(probabilities(destinations.main))
         else:
             coded = kind == "mask"
-            dtype, colormap = (coding.dtype, coding.colormap) if coded else (np.dtype(np.uint8), None)
+            dtype, colormap = (coding.dtype(), coding.colormap) if coded else (np.dtype(np.uint8), None)
             writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind=kind)
             stack.enter_context(writer)
             encode = coding.encode if coded else np.asarray

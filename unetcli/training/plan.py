@@ -21,7 +21,7 @@ from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
-from unetcli.models import build_network, geometry_of
+from unetcli.models import build_network, default_arguments, geometry_of
 from unetcli.models.device import Device, choose_device, move_network
 from unetcli.training.config import PAPER_PATCH, TrainConfig
 from unetcli.training.loop import Limits, Trainer
@@ -76,8 +76,10 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     split = split_pairs(survey.pairs, config.validation, seed=config.seed)
     device = choose_device(config.device, config.precision)
     recipe = config.steps_recipe
-    arguments = dict(config.arguments)
-    arguments.setdefault("dropout", recipe.dropout)
+    arguments = default_arguments(config.architecture)
+    if "dropout" in arguments:
+        arguments["dropout"] = recipe.dropout
+    arguments.update(config.arguments)
     torch.manual_seed(config.seed)
     network = build_network(config.architecture, channels=survey.channels, classes=len(classes), **arguments)
     geometry = geometry_of(network)

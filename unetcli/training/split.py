@@ -55,18 +55,16 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
         if named:
             return _checked(usable, named, f"{len(named)} images of the folder's validation split")
         return _automatic(pairs, usable, DEFAULT_FRACTION, seed)
-    try:
+    if Path(validation).is_file():
+        chosen = _listed(pairs, usable, Path(validation))
+    elif "." in validation and validation.replace(".", "", 1).isdigit():
         fraction = float(validation)
-    except ValueError:
-        chosen = (
-            [index for index in usable if _is_selected(pairs[index], validation)]
-            if not Path(validation).is_file()
-            else _listed(pairs, usable, Path(validation))
-        )
-        return _checked(usable, chosen, f"{len(chosen)} images selected by --validation {validation}")
-    if not 0 < fraction < 1:
-        raise UsageError(f"--validation {validation}: a fraction lies between 0 and 1", hint="--validation 0.2")
-    return _automatic(pairs, usable, fraction, seed)
+        if not 0 < fraction < 1:
+            raise UsageError(f"--validation {validation}: a fraction lies between 0 and 1", hint="--validation 0.2")
+        return _automatic(pairs, usable, fraction, seed)
+    else:
+        chosen = [index for index in usable if _is_selected(pairs[index], validation)]
+    return _checked(usable, chosen, f"{len(chosen)} images selected by --validation {validation}")
 
 
 def _checked(usable: Sequence[int], chosen: Sequence[int], rule: str) -> Split:
@@ -99,7 +97,7 @@ def _automatic(pairs: Sequence[Pair], usable: Sequence[int], fraction: float, se
 def _is_selected(pair: Pair, selection: str) -> bool:
     first, dash, last = selection.partition("-")
     if first.isdigit() and (last.isdigit() if dash else True):
-        return int(first) <= pair.page <= int(last or first)
+        return pair.page is not None and int(first) <= pair.page <= int(last or first)
     folder = Path(selection)
     if folder.is_dir():
         return any(folder.resolve() in path.resolve().parents for path in pair.images)

@@ -1,0 +1,184 @@
+"""The loop: learns, repeats, ends in time, stops when it diverges."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from unetcli.dataset.augmentation import Augmentation, AugmentationSettings
+from unetcli.dataset.patches import PatchDataset, Sample, Weighting
+from unetcli.errors import DivergedError, ResourceError, UnetWarning
+from unetcli.images import intensity_range
+from unetcli.inference.predict import TileSize
+from unetcli.models import build_network, geometry_of
+from unetcli.models.device import Device
+from unetcli.models.modelfile import tensors_sha256
+from unetcli.training.config import RECIPES
+from unetcli.training.loop import EpochRecord, Limits, StepRecord, Trainer
+
+CPU = Device("cpu", "fp32", "test")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def discs(seed, size=72):
+    """Bright discs on a dark ground, and their ids."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((size, size), np.int32)
+    y, x = np.mgrid[:size, :size]
+    for number in range(1, 7):
+        cy, cx, radius = *rng.uniform(8, size - 8, 2), rng.uniform(5, 9)
+        labels[((y - cy) ** 2 + (x - cx) ** 2 < radius**2) & (labels == 0)] = number
+    pixels = 100 + 80 * (labels > 0) + rng.normal(0, 10, labels.shape)
+    image = pixels.clip(0, 255).astype(np.uint8)[..., None]
+    return Sample(f"discs {seed}", image, intensity_range([image]), labels)
+
+
+def trainer_of(*, epochs=2, workers=0, seed=0, batch_size=2, patches=8, features=4, dropout=0.5, **options):
+    torch.manual_seed(seed)
+    network = build_network("unet", channels=1, classes=2, features=features, depth=2, dropout=dropout)
+    patch = geometry_of(network).nearest_legal(84)
+    dataset = PatchDataset(
+        [discs(1), discs(2)],
+        task="instances",
+        augmentation=Augmentation(
+            AugmentationSettings(), patch_size=patch, output_size=geometry_of(network).output_size(patch)
+        ),
+        shift=True,
+        weighting=Weighting((0.7, 1.8)),
+        seed=seed,
+    )
+    arguments = {
+        "classes": 2,
+        "device": CPU,
+        "recipe": replace(RECIPES["default"], learning_rate=5e-3, averaging=0.9),
+        "patches_per_epoch": patches,
+        "batch_size": batch_size,
+        "limits": Limits(epochs, None, None),
+        "seed": seed,
+        "workers": workers,
+        "tile": TileSize(100),
+        **options,
+    }
+    return Trainer(network, dataset, [discs(3)], **arguments)
+
+
+def hash_after(trainer):
+    for _ in trainer.run():
+        pass
+    return tensors_sha256(trainer.average.average.state_dict())
+
+
+def test_it_learns():
+    recipe = replace(RECIPES["default"], learning_rate=1e-2, averaging=0.9)
+    trainer = trainer_of(epochs=8, patches=32, dropout=0.0, features=8, batch_size=1, recipe=recipe)
+    records = list(trainer.run())
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    assert len(epochs) == 8
+    assert len(records) == 8 * (32 + 1)
+    assert epochs[0].dice < 0.88 < trainer.best.dice
+    assert trainer.best.dice == max(record.dice for record in epochs)
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert [record.best for record in epochs if record.epoch == trainer.best.epoch] == [True]
+
+
+def test_the_seed_alone_decides():
+    first = hash_after(trainer_of())
+    assert hash_after(trainer_of()) == first
+    assert hash_after(trainer_of(workers=2)) == first
+    assert hash_after(trainer_of(seed=1)) != first
+
+
+def test_progress_runs_from_zero_to_one():
+    progress = [record.progress for record in trainer_of().run() if isinstance(record, StepRecord)]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+    assert progress[0] == pytest.approx(1 / 8)
+
+
+class Clock:
+    """A clock that goes on by a second whenever somebody looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_time_ends_the_training_and_the_schedule():
+    trainer = trainer_of(limits=Limits(None, 200.0, None), clock=Clock())
+    rates = [record.learning_rate for record in trainer.run() if isinstance(record, EpochRecord)]
+    assert len(rates) > 1
+    assert rates[-1] < 0.05 * trainer.recipe.learning_rate
+    assert trainer.history[-1].seconds <= 210
+
+
+def test_a_time_too_short_for_an_epoch_still_gives_a_model():
+    trainer = trainer_of(limits=Limits(None, 3.0, None), clock=Clock())
+    list(trainer.run())
+    assert len(trainer.history) == 1
+    assert trainer.best is not None
+
+
+def test_patience():
+    trainer = trainer_of(epochs=50, limits=Limits(50, None, 2), recipe=replace(RECIPES["default"], learning_rate=0.0))
+    list(trainer.run())
+    assert len(trainer.history) == trainer.best.epoch + 2
+
+
+def test_stopping_ends_after_the_step():
+    trainer = trainer_of(epochs=5)
+    steps = 0
+    for record in trainer.run():
+        if isinstance(record, StepRecord):
+            steps += 1
+            if steps == 2:
+                trainer.stop = lambda: True
+    assert steps == 2
+    assert len(trainer.history) == 1
+
+
+def test_divergence_is_noticed():
+    trainer = trainer_of(recipe=replace(RECIPES["default"], learning_rate=1e30, largest_gradient=0.0), epochs=20)
+    with pytest.raises(DivergedError, match=r"not finite at epoch \d+, step \d+"):
+        list(trainer.run())
+    assert all(np.isfinite(record.validation_loss) for record in trainer.history if record.best)
+
+
+def short_of_memory(network, largest_batch):
+    inner = network.forward
+
+    def forward(images):
+        if network.training and len(images) > largest_batch:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(images)
+
+    network.forward = forward
+
+
+def test_lack_of_memory_divides_the_batch_and_not_the_result():
+    expected = trainer_of(batch_size=4, dropout=0.0)
+    hash_after(expected)
+    trainer = trainer_of(batch_size=4, dropout=0.0)
+    short_of_memory(trainer.network, 1)
+    with pytest.warns(UnetWarning, match="out of memory: a batch of 4 patches") as warned:
+        hash_after(trainer)
+    assert len(warned) == 2  # halves, then quarters
+    for name, tensor in expected.network.state_dict().items():
+        torch.testing.assert_close(trainer.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_no_memory_at_all_is_an_error():
+    trainer = trainer_of()
+    short_of_memory(trainer.network, 0)
+    with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="one patch of 84 pixels"):
+        list(trainer.run())

@@ -1,0 +1,120 @@
+"""What is held out for validation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unetcli.dataset.pairs import Pair
+from unetcli.dataset.patches import Sample
+from unetcli.errors import InputError, UsageError
+from unetcli.images import IntensityRange
+from unetcli.training.split import hold_out_region, split_pairs
+
+
+def files(number, **changes):
+    names = [f"cell_{i:02d}" for i in range(number)]
+    return [Pair(name, (Path(f"images/{name}.tif"),), (Path(f"masks/{name}.tif"),), page=0, **changes) for name in names]
+
+
+def stack(pages, name="train-volume"):
+    image, mask = Path(f"{name}.tif"), Path(f"{name}-labels.tif")
+    return [Pair(f"{name}.tif[{page}]", (image,), (mask,), page=page) for page in range(pages)]
+
+
+@given(number=st.integers(4, 300), seed=st.integers(0, 5))
+def test_images_are_divided_from_four_on(number, seed):
+    split = split_pairs(files(number), seed=seed)
+    assert not split.by_region
+    assert sorted(split.training + split.validation) == list(range(number))
+    assert len(split.validation) == max(1, round(0.2 * number))
+    assert split == split_pairs(files(number), seed=seed)
+
+
+def test_another_seed_divides_otherwise():
+    assert len({split_pairs(files(50), seed=seed).validation for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_few_images_are_shared(number):
+    split = split_pairs(files(number))
+    assert split.by_region
+    assert split.training == split.validation == tuple(range(number))
+    assert "optimistic" in split.rule
+
+
+def test_a_stack_gives_a_block_at_its_end():
+    split = split_pairs(stack(24))
+    assert split.validation == (19, 20, 21, 22, 23)
+    assert split.training == tuple(range(19))
+
+
+def test_many_stacks_are_divided_by_file():
+    pairs = [pair for name in "abcdef" for pair in stack(7, name)]
+    split = split_pairs(pairs)
+    held = {pairs[index].images for index in split.validation}
+    assert len(held) == 1
+    assert not held & {pairs[index].images for index in split.training}
+
+
+def test_pages():
+    split = split_pairs(stack(24), "20-23")
+    assert split.validation == (20, 21, 22, 23)
+    assert split_pairs(stack(24), "5").validation == (5,)
+
+
+def test_fraction():
+    assert len(split_pairs(files(10), "0.5").validation) == 5
+    assert len(split_pairs(files(10), "0.01").validation) == 1
+
+
+def test_glob():
+    assert split_pairs(files(12), "cell_1*").validation == (10, 11)
+
+
+@pytest.mark.parametrize("text", ["cell_03\ncell_05.tif\n", "id,split\ncell_03,val\ncell_04,train\ncell_05,validation\n"])
+def test_list_file(tmp_path, text):
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    assert split_pairs(files(12), str(path)).validation == (3, 5)
+
+
+def test_list_file_with_unknown_names(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("cell_03\nnobody\n")
+    with pytest.raises(InputError, match="nobody"):
+        split_pairs(files(12), str(path))
+
+
+def test_the_folder_says_it():
+    pairs = [*files(5), *files(2, split="validation"), *files(2, split="test")]
+    split = split_pairs(pairs)
+    assert split.validation == (5, 6)
+    assert split.training == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("selection", ["40-50", "nothing*", "0", "1.0", "0-23"])
+def test_selections_that_cannot_be(selection):
+    pairs = stack(24)
+    with pytest.raises(UsageError):
+        split_pairs(pairs if selection != "0" else pairs[:1], selection)
+
+
+@given(height=st.integers(8, 80), width=st.integers(8, 80), gap=st.integers(0, 30))
+def test_regions_share_no_labelled_pixel_and_keep_a_gap(height, width, gap):
+    labels = np.random.default_rng(0).integers(0, 2, (height, width)).astype(np.int32)
+    sample = Sample("one", np.zeros((height, width, 1)), IntensityRange((0.0,), (1.0,), (0.0,)), labels)
+    training, held_out = hold_out_region(sample, gap)
+    used, held = training.labels != -1, held_out.labels != -1
+    assert used.any()
+    assert held.any()
+    assert not (used & held).any()
+    np.testing.assert_array_equal(training.labels[used], labels[used])
+    np.testing.assert_array_equal(held_out.labels[held], labels[held])
+    axis = 0 if height >= width else 1
+    used_lines, held_lines = (np.flatnonzero(part.any(axis=1 - axis)) for part in (used, held))
+    distance = np.abs(used_lines[:, None] - held_lines[None]).min()
+    assert distance == min(gap, max(height, width) // 8) + 1
+    np.testing.assert_array_equal(sample.labels, labels)
