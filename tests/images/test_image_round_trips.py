@@ -305,3 +305,19 @@ def test_palette_and_alpha_with_axes_named_by_the_user(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="palette", colormap=table.T.astype(np.uint16) * 257)
     with open_image(tmp_path / "a.tif", axes="YZX") as image:
         assert (np.stack([p[:] for p in image.pages()]) == table[stack.transpose(1, 0, 2)]).all()
+
+
+def test_strips_scattered_over_the_file(tmp_path):
+    """Strips stand in any order, with other bytes between them."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8)
+    strips = [pixels[y : y + 6].tobytes() for y in range(0, 20, 6)]
+    page = {"width": 30, "height": 20, "rows": 6, "counts": tuple(map(len, strips))}
+    start = len(raw_tiff({**page, "offsets": (1,) * 4}))
+    data, offsets = b"", [0] * 4
+    for i in (2, 0, 3, 1):
+        offsets[i] = start + len(data)
+        data += strips[i] + b"gap"
+    (tmp_path / "a.tif").write_bytes(raw_tiff({**page, "offsets": tuple(offsets), "data": data}))
+    with open_image(tmp_path / "a.tif") as image:
+        assert (image.page(0)[:, :, 0] == pixels).all()
+        assert (image.page(0)[4:15, 3:5, 0] == pixels[4:15, 3:5]).all()

@@ -26,7 +26,16 @@ _SLIDES = {"svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"}
 _GUESSED = {"uniform", "generic", ""}
 _FEW_LISTED = 4
 # What tifffile raises when a file is not what it says; anything else is a bug.
-_PARSING_ERRORS = (ValueError, LookupError, ArithmeticError, TypeError, OSError, RuntimeError, struct.error)
+_PARSING_ERRORS = (
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def _check_kinds(key: Any, file: InputFile) -> None:
     photometric = key.photometric
     if photometric is not None and not isinstance(photometric, int):
         raise _corrupt(file, f"photometric is {str(photometric)[:40]!r}")
-    if photometric == 3 and (key.colormap is None or np.ndim(key.colormap) != 2 or len(key.colormap) != 3):
+    if photometric == 3 and (
+        key.colormap is None or np.ndim(key.colormap) != 2 or len(key.colormap) != 3 or np.size(key.colormap) == 0
+    ):
         raise _corrupt(file, "the palette is damaged")
 
 
@@ -200,7 +202,7 @@ def _check_segments(key: Any, file: InputFile, planes: int, starts: np.ndarray, 
         raise InputError(
             f"strip {empty} of {count} holds no data", path=file.path, hint="copy the file again from its source"
         )
-    if key.is_tiled and not counts.any():
+    if not counts.any():
         raise InputError(f"none of its {count} tiles holds data", path=file.path, hint="copy it again from its source")
     used = counts > 0
     end = max(int(a) + int(b) for a, b in _extremes(starts[used], counts[used]))
