@@ -51,9 +51,9 @@ class Arrangement:
 def entries_of(paths: Sequence[Path], optional: str | None = None) -> tuple[Entry, ...]:
     """Return files as entries, named by their stems; by their paths where all files of several folders share stems."""
     names = [stem_of(path) for path in paths]
-    folders = {path.parent for path in paths}
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - a path object each would take a second
     if len(folders) > 1 and len({plain_key(name) for name in names}) < len(names):
-        top = Path(os.path.commonpath(folders))
+        top = os.path.commonpath(folders)
         names = ["_".join((*path.parent.relative_to(top).parts, stem_of(path))) for path in paths]
     return tuple(Entry(name, (path,), optional=optional) for name, path in zip(names, paths, strict=True))
 

@@ -186,16 +186,13 @@ def same_folder(listing: Listing) -> Arrangement | None:
 
 def _beside(images: Sequence[File], masks: Sequence[Path], split: str | None) -> Group:
     """Return a group in which images that say "test" need no mask."""
+
+    def needs_none(entry: Entry) -> bool:
+        return is_test_name(entry.name) or (split == "test" and not masks)
+
     entries = entries_of([file.path for file in images])
     return Group(
-        tuple(
-            Entry(
-                entry.name,
-                entry.files,
-                optional=TEST_WITHOUT_MASKS if is_test_name(entry.name) or (split == "test" and not masks) else None,
-            )
-            for entry in entries
-        ),
+        tuple(entry._replace(optional=TEST_WITHOUT_MASKS) if needs_none(entry) else entry for entry in entries),
         entries_of(masks),
         split,
     )

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from unetcli.dataset.names import folder_role, is_hidden, is_output, natural_key, split_extension
 from unetcli.errors import InputError, UnetError
@@ -12,8 +13,7 @@ DEEPEST = 4  # levels of folders below the one that was named
 _OWN_FOLDERS = (".run", ".zarr")  # our run folders; images that are folders
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """An image file: where it lies, and its name without and with only the extension."""
 
     path: Path
@@ -21,8 +21,7 @@ class File:
     extension: str
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A file that no pair uses, and why."""
 
     path: Path

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from unetcli.dataset.names import affix_and_number, bare_key, mask_suffix, number_key, plain_key
 from unetcli.errors import InputError
 
 SHOWN = 10  # names in a message
 _NEIGHBOURS = 50  # names next to each other in the alphabet that are looked at for the nearest one
+_LOOKED_AT = 500  # names without a partner that are looked at, too
+_NO_COINCIDENCE = 0.9  # share of the names that a rule must explain to be followed without a look at others
 _FIRST = 10  # images from whose names an affix is inferred
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One image, or one mask, by the name it is paired by.
 
     Parameters
@@ -84,7 +86,7 @@ _FIXED = (
 def match_names(
     images: Sequence[Entry], masks: Sequence[Entry], *, mask_key: Callable[[str], str] | None = None
 ) -> Matching:
-    """Return the pairs under the rule that pairs most; of equally good ones the strictest.
+    """Return the pairs under the first rule that pairs nearly all, else under the one that pairs most.
 
     The rules, in order: equal names; equal names without words such as ``_mask``; one beginning or ending that all
     masks add to the names of the images; equal prefix and number; equal number, where all images and all masks are
@@ -94,15 +96,13 @@ def match_names(
     ----------
     mask_key : what is equal to the image's name, where masks have names of their own kind (predictions).
     """
-    best: Matching | None = None
     own = _rules_for_predictions(mask_key) if mask_key else ()
+    best, most = None, -1
     for rule in (*own, *_rules(images, masks)):
-        found = _follow(rule, images, masks)
-        if found is None:
-            continue
-        if best is None or len(found.pairs) > len(best.pairs):
-            best = found
-        if len(found.pairs) == len(images) == len(masks):
+        found, shared = _follow(rule, images, masks)
+        if found is not None and shared > most:
+            best, most = found, shared
+        if shared >= _NO_COINCIDENCE * min(len(images), len(masks)):
             break
     assert best is not None
     return best
@@ -174,24 +174,26 @@ def _without_beginning(beginning: str) -> Key:
     return lambda stem: plain_key(stem).removeprefix(beginning) if plain_key(stem).startswith(beginning) else None
 
 
-def _follow(rule: _Rule, images: Sequence[Entry], masks: Sequence[Entry]) -> Matching | None:
+def _follow(rule: _Rule, images: Sequence[Entry], masks: Sequence[Entry]) -> tuple[Matching | None, int]:
+    """Return what a rule matches, None where it must not be followed, and how many keys images and masks share."""
     by_key: dict[Hashable, tuple[list[Entry], list[Entry]]] = {}
     for role, entries, key_of in ((0, images, rule.image_key), (1, masks, rule.mask_key)):
         for entry in entries:
             key = key_of(entry.name)
             by_key.setdefault((id(entry),) if key is None else key, ([], []))[role].append(entry)
-    shared = [entries for both in by_key.values() for entries in both if len(entries) > 1]
-    if shared and rule.loose:
-        return None
+    ambiguous = [entries for both in by_key.values() for entries in both if len(entries) > 1]
+    if ambiguous and rule.loose:
+        return None, 0
     clear = [both for both in by_key.values() if max(map(len, both)) == 1]
     pairs = tuple((image[0], mask[0]) for image, mask in clear if image and mask)
-    return Matching(
+    matching = Matching(
         _suffix_words(pairs) if rule.image_key is bare_key and rule.mask_key is bare_key else rule.words,
         pairs,
         tuple(image[0] for image, mask in clear if not mask),
         tuple(mask[0] for image, mask in clear if not image),
-        tuple(tuple(entries) for entries in shared),
+        tuple(tuple(entries) for entries in ambiguous),
     )
+    return matching, sum(1 for image, mask in by_key.values() if image and mask)
 
 
 def _suffix_words(pairs: Sequence[tuple[Entry, Entry]]) -> str:
@@ -239,18 +241,18 @@ def missing_partners(
 
 
 class _Nearest:
-    """Finds the name most like another: among those without a partner first, else next to it in the alphabet."""
+    """Finds the name most like another: one without a partner, else any next to it in the alphabet."""
 
     def __init__(self, lonely: Sequence[Entry], others: Sequence[Entry]) -> None:
-        self.lonely = {entry.name: entry.files[0].name for entry in lonely[:1000]}
+        self.lonely = {entry.name: entry.files[0].name for entry in lonely[:_LOOKED_AT]}
         self.others = {entry.name: entry.files[0].name for entry in others}
         self.sorted = sorted(self.others)
 
     def __call__(self, entry: Entry) -> str:
         at = bisect(self.sorted, entry.name)
-        around = self.sorted[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
-        for names in (self.lonely, {name: self.others[name] for name in around}):
-            if found := difflib.get_close_matches(entry.name, names, n=1):
+        around = {name: self.others[name] for name in self.sorted[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]}
+        for names, likeness in ((self.lonely, 0.5), ({**self.lonely, **around}, 0.0)):
+            if found := difflib.get_close_matches(entry.name, names, n=1, cutoff=likeness):
                 return f" (nearest: {names[found[0]]})"
         return ""
 

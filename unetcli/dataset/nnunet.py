@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def _arrange(
     if tests[0] is not None:
         images, masks = _cases(usable(tests[0]), problems), entries_of([file.path for file in usable(tests[1])])
         if not masks:
-            images = tuple(replace(entry, optional="test image without mask") for entry in images)
+            images = tuple(entry._replace(optional="test image without mask") for entry in images)
         groups.append(Group(images, masks, "test"))
     declared, ignore = _labels(description, home / "dataset.json")
     return Arrangement(

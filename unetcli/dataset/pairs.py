@@ -281,7 +281,7 @@ def _uniquely_named(pairs: Sequence[Pair], root: Path | None) -> Iterator[Pair]:
     if len(set(names)) < len(names):
         top = root or Path(os.path.commonpath([pair.images[0].parent for pair in pairs]))
         names = [os.path.relpath(pair.images[0].parent / pair.name, top) for pair in pairs]
-    named = (replace(pair, name=name) for pair, name in zip(pairs, names, strict=True))
+    named = (pair if pair.name == name else replace(pair, name=name) for pair, name in zip(pairs, names, strict=True))
     return iter(sorted(named, key=lambda pair: natural_key(pair.name)))
 
 

@@ -1,0 +1,126 @@
+"""Classes or instances? What the values of all masks speak for.
+
+Ids of instances are one connected piece each and differ from file to file; values of classes come in many pieces and
+are the same in all files. What lies between is not guessed.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unetcli.dataset.maskvalues import MaskValues
+from unetcli.errors import InputError
+
+_NEARLY_EVERY = 0.9  # ids in one piece, for instances
+_MIXED = 0.6  # below this, values are classes
+_HALF = 0.5  # below this, they cannot be instances
+_MANY_CLASSES = 32  # more than anyone draws without saying so
+_FEW_VALUES = 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells classes from instances.
+
+    Parameters
+    ----------
+    ids : values that are not background, over all masks.
+    in_one_piece : share of the values of each mask that are one connected piece.
+    sets : the values of each mask that has some.
+    fragmented : the value of most pieces, how many, and its mask.
+    """
+
+    ids: int
+    largest: int
+    in_one_piece: float
+    sets: tuple[frozenset[int], ...]
+    fragmented: tuple[int, int, MaskValues]
+
+    @staticmethod
+    def of(masks: Sequence[MaskValues], background: int) -> "Evidence":
+        sets = []
+        single = looked_at = 0
+        fragmented = (0, 0, masks[0])
+        for mask in masks:
+            foreground = mask.without(background)
+            if not len(foreground.values):
+                continue
+            sets.append(frozenset(map(int, foreground.values)))
+            single += int((foreground.pieces == 1).sum())
+            looked_at += int((foreground.pieces > 0).sum())
+            most = int(foreground.pieces.argmax())
+            if foreground.pieces[most] > fragmented[1]:
+                fragmented = (int(foreground.values[most]), int(foreground.pieces[most]), mask)
+        union = frozenset().union(*sets)
+        return Evidence(len(union), max(union), single / max(1, looked_at), tuple(sets), fragmented)
+
+    @property
+    def most_common(self) -> float:
+        """Share of the masks that have the most common set of values."""
+        return max(Counter(self.sets).values()) / len(self.sets)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether most masks number their values 1, 2, 3, ..."""
+        return 2 * sum(ids == frozenset(range(1, len(ids) + 1)) for ids in self.sets) >= len(self.sets)
+
+    def lean(self) -> str | None:
+        """Return the task that the values speak for; None where they speak for both."""
+        if self.ids == 1:
+            return "semantic"
+        if self.in_one_piece < _MIXED:
+            return "semantic" if self.ids <= _MANY_CLASSES else None
+        if self.in_one_piece < _NEARLY_EVERY:
+            few = self.ids <= _FEW_VALUES or (not self.sequential and self.ids <= _MANY_CLASSES)
+            return "semantic" if few else None
+        if len(self.sets) == 1:
+            return "instances" if self.ids > _FEW_VALUES else None if self.sequential or self.ids > 3 else "semantic"
+        if self.most_common > 0.5:
+            return "semantic" if self.ids <= 3 or (self.ids <= _FEW_VALUES and not self.sequential) else None
+        return "instances" if self.ids > _FEW_VALUES or (self.sequential and self.ids > 4) else None
+
+    def decide(self, usual: str | None) -> str:
+        """Return the usual task where the values allow it, else the one that they speak for.
+
+        Raises
+        ------
+        InputError : they speak for both, or for neither.
+        """
+        if usual == "instances" and self.in_one_piece >= _HALF:
+            return usual
+        found = self.lean()
+        if found is None and self.in_one_piece < _MIXED:
+            mask = self.fragmented[2]
+            raise InputError(
+                f"has {len(mask.values)} values in many pieces, {self.ids} in all masks: masks must be lossless",
+                path=mask.path,
+                hint="save masks as PNG or TIFF, resize without smoothing; --task semantic if these are classes",
+            )
+        if found is None:
+            raise InputError(
+                f"classes or instances? {self.ids} values (max {self.largest}), {100 * self.in_one_piece:.0f} % of "
+                f"them one connected piece, over {len(self.sets)} masks",
+                hint="say which with --task semantic or --task instances",
+            )
+        return found
+
+    def confirm(self, task: str) -> str:
+        """Return the task that was asked for.
+
+        Raises
+        ------
+        InputError : the values contradict it.
+        """
+        if task == "semantic" and self.lean() == "instances":
+            raise InputError(
+                f"looks like instance ids (max {self.largest}): {self.ids} values, nearly all one connected piece",
+                hint="--task instances",
+            )
+        if task == "instances" and self.in_one_piece < _HALF:
+            value, pieces, mask = self.fragmented
+            raise InputError(
+                f"looks like classes, not instances: value {value} has {pieces} separate pieces",
+                path=mask.path,
+                hint="--task semantic",
+            )
+        return task
