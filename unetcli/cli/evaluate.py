@@ -102,6 +102,8 @@ def evaluate(
         check_arguments(truth, models, axes)
         from unetcli.evaluation.evaluate import Rules, choose_metrics, parse_limit, with_comparison
 
+        if metrics is not None:
+            choose_metrics(metrics, "binary")  # a wrong name is found before any file is read
         limits = [parse_limit(text, lower=True) for text in fail_under or ()]
         limits += [parse_limit(text, lower=False) for text in fail_over or ()]
         outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}

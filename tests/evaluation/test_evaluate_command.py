@@ -1,0 +1,351 @@
+"""``unet evaluate`` as people and pipelines meet it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from unetcli.cli import run
+
+CELLS = np.zeros((40, 50), np.uint16)
+for number, (y, x) in enumerate(
+    ((2, 2), (2, 15), (2, 30), (15, 2), (15, 15), (15, 30), (28, 2), (28, 15), (28, 30)), 1
+):
+    CELLS[y : y + 9, x : x + 9 + number % 3] = number
+SHIFTED = np.roll(CELLS, 1, axis=1)
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, array, photometric="minisblack")
+    else:
+        Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture
+def instances(tmp_path):
+    """Three truths and predictions of objects: perfect, shifted by a pixel, and without three objects."""
+    few = np.where(SHIFTED <= 6, SHIFTED, 0).astype(np.uint16)
+    for name, prediction, first in (("a", CELLS, 0), ("b", SHIFTED, 20), ("c", few, 40)):
+        save(tmp_path / "truth" / f"{name}.tif", np.where(CELLS > 0, CELLS + first, 0).astype(np.uint16))
+        save(tmp_path / "predicted" / f"{name}_pred.tif", prediction)
+    return tmp_path
+
+
+def evaluate(*arguments):
+    return run(["evaluate", *map(str, arguments)])
+
+
+def document(capsys, *arguments):
+    code = evaluate(*arguments, "--json", "-", "-q")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_objects_of_a_folder(instances, capsys):
+    code, found = document(capsys, instances / "predicted", instances / "truth")
+    assert code == 0
+    assert {"schema", "version", "command", "seconds", "warnings", "task", "cases", "rows", "summary"} <= set(found)
+    assert (found["task"], found["cases"], found["command"]) == ("instances", 3, "evaluate")
+    rows = {row["name"]: row["metrics"] for row in found["rows"]}
+    assert rows["a"]["pq"] == 1
+    assert rows["b"]["f1@0.5"] == 1
+    assert 0.7 < rows["b"]["pq"] < 0.9
+    assert rows["c"]["f1@0.5"] == pytest.approx(12 / 15)
+    summary = found["summary"]["pq"]["object"]
+    assert set(summary) == {"mean", "sd", "median", "n", "undefined", "ci_low", "ci_high"}
+    assert summary["mean"] == pytest.approx(np.mean([rows[name]["pq"] for name in "abc"]))
+
+
+def test_the_table_names_the_worst_cases(instances, capsys):
+    assert evaluate(instances / "predicted", instances / "truth", "--metrics", "pq,dice") == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^b +0 +object +0\.\d{4} +0\.\d{4}$", out, re.M)
+    assert "worst by pq: c (" in out
+    assert "Student's t" in out
+    assert "3 cases, 3 pages: instances" in err
+
+
+def test_csv_has_a_row_per_page_class_and_metric(instances, tmp_path, capsys):
+    target = tmp_path / "out" / "rows.csv"
+    assert evaluate(instances / "predicted", instances / "truth", "--metrics", "pq,dice", "--csv", target) == 0
+    lines = target.read_text().splitlines()
+    assert lines[0] == "name,page,class,metric,value"
+    assert len(lines) == 1 + 3 * 2
+    assert "a,0,object,pq,1.0" in lines
+
+
+def test_overlays_tell_false_positives_from_false_negatives(instances, tmp_path):
+    assert evaluate(instances / "predicted", instances / "truth", "--overlays", tmp_path / "o", "-q") == 0
+    pixels = np.array(Image.open(tmp_path / "o" / "b.png"))
+    assert pixels.shape == (*CELLS.shape, 3)
+    assert tuple(pixels[5, 2]) == (0, 114, 178)  # there, not predicted
+    assert tuple(pixels[5, 12]) == (230, 120, 0)  # predicted, not there
+    assert tuple(pixels[0, 0]) == (0, 0, 0)
+
+
+def test_limits_end_with_nine_after_everything_is_written(instances, tmp_path, capsys):
+    arguments = [instances / "predicted", instances / "truth", "--metrics", "pq", "--csv", tmp_path / "rows.csv"]
+    assert evaluate(*arguments, "--fail-under", "pq=0.5") == 0
+    capsys.readouterr()
+    code, found = document(capsys, *arguments, "--fail-under", "pq=0.99", "--fail-over", "pixel_error=0.5")
+    assert (code, found["exit"]) == (9, 9)
+    assert "pq is 0." in found["error"]
+    assert "pixel_error" in found["summary"]
+    assert (tmp_path / "rows.csv").exists()
+
+
+def test_comparison(instances, capsys):
+    shutil.copytree(instances / "predicted", instances / "other")
+    save(instances / "other" / "c_pred.tif", CELLS)
+    code, found = document(capsys, instances / "predicted", instances / "truth", "--compare", instances / "other")
+    assert code == 0
+    entry = found["comparison"]["f1@0.5"]["object"]
+    assert entry["n"] == 3
+    assert entry["difference"] == pytest.approx((12 / 15 - 1) / 3)
+    assert 0 <= entry["p"] <= 1
+    assert evaluate(instances / "predicted", instances / "truth", "--compare", instances / "other", "-q") == 0
+    assert "Wilcoxon p" in capsys.readouterr().out
+
+
+def test_results_do_not_depend_on_workers_and_repeat(instances, capsys):
+    documents = []
+    for workers in (1, 2, 5):
+        _, found = document(capsys, instances / "predicted", instances / "truth", "--workers", workers)
+        documents.append({**found, "seconds": 0})
+    assert documents[0] == documents[1] == documents[2]
+
+
+def test_dry_run_writes_nothing(instances, tmp_path, capsys):
+    target = tmp_path / "rows.csv"
+    assert evaluate(instances / "predicted", instances / "truth", "--csv", target, "--dry-run") == 0
+    assert not target.exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_existing_outputs_are_replaced_or_left(instances, tmp_path):
+    target = tmp_path / "rows.csv"
+    target.write_text("old")
+    assert evaluate(instances / "predicted", instances / "truth", "--csv", target, "--skip-existing", "-q") == 0
+    assert target.read_text() == "old"
+    assert evaluate(instances / "predicted", instances / "truth", "--csv", target, "-q") == 0
+    assert target.read_text().startswith("name,")
+
+
+BINARY = (CELLS > 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("factor", [1, 255, 7])
+def test_two_values_of_another_coding_are_mapped_and_said(tmp_path, capsys, factor):
+    save(tmp_path / "m.tif", BINARY * np.uint8(factor))
+    save(tmp_path / "t.tif", BINARY * np.uint8(255))
+    assert evaluate(tmp_path / "m.tif", tmp_path / "t.tif", "--metrics", "dice,pixel_error") == 0
+    out, err = capsys.readouterr()
+    assert "1.0000" in out
+    assert ("is read as the truth's 255" in err) == (factor != 255)
+
+
+def test_class_indices_stand_for_the_truths_values(tmp_path, capsys):
+    indices = (CELLS % 3).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "t" / f"{name}.png", np.array([0, 128, 255], np.uint8)[indices])
+        save(tmp_path / "p" / f"{name}.png", indices)
+    code, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice,recall")
+    assert (code, found["task"]) == (0, "classes")
+    assert {row["class"] for row in found["rows"]} == {"128", "255", "mean"}
+    assert all(row["metrics"] == {"dice": 1, "recall": 1} for row in found["rows"])
+    assert any("read as the classes" in note for note in found["notes"])
+
+
+def test_values_that_the_truth_lacks_are_an_error_that_lists_all_files(tmp_path, capsys):
+    indices = (CELLS % 3).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "t" / f"{name}.png", np.array([0, 128, 255], np.uint8)[indices])
+        save(tmp_path / "p" / f"{name}.png", np.array([0, 128, 77], np.uint8)[indices])
+    assert evaluate(tmp_path / "p", tmp_path / "t") == 3
+    err = capsys.readouterr().err
+    assert len(re.findall("^error: .*77", err, re.M)) == 2
+    assert "hint: " in err
+
+
+def test_ignored_values_are_left_out(tmp_path, capsys):
+    truth = BINARY * np.uint8(100)
+    truth[:, 25:] = 255
+    save(tmp_path / "t.tif", truth)
+    prediction = BINARY * np.uint8(100)
+    prediction[:, 25:] = 0
+    save(tmp_path / "p.tif", prediction)
+    code, found = document(
+        capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--ignore", 255, "--metrics", "pixel_error,dice"
+    )
+    assert code == 0
+    assert found["rows"][0]["metrics"] == {"pixel_error": 0, "dice": 1}
+
+
+def test_pages_select_from_the_truth(tmp_path, capsys):
+    stack = np.stack([np.roll(BINARY, page, axis=0) for page in range(6)]) * np.uint8(255)
+    save(tmp_path / "t.tif", stack)
+    prediction = stack[2:5].copy()
+    prediction[1, 0, :5] ^= 255
+    save(tmp_path / "p.tif", prediction)
+    arguments = [tmp_path / "p.tif", tmp_path / "t.tif", "--metrics", "pixel_error"]
+    code, found = document(capsys, *arguments, "--pages", "2-4")
+    assert code == 0
+    assert [(row["page"], row["metrics"]["pixel_error"]) for row in found["rows"]] == [(2, 0), (3, 5 / 2000), (4, 0)]
+    assert found["summary"]["pixel_error"]["foreground"]["n"] == found["cases"] == 1
+    assert found["summary"]["pixel_error"]["foreground"]["ci_low"] is None
+    code, found = document(capsys, *arguments, "--pages", "2-4", "--cases", "pages")
+    assert found["summary"]["pixel_error"]["foreground"]["n"] == found["cases"] == 3
+    assert any("too narrow" in note for note in found["notes"])
+    assert evaluate(*arguments) == 3
+    assert "has 3 pages, its truth 6" in capsys.readouterr().err
+    assert evaluate(*arguments, "--pages", "4-9") == 2
+    whole = save(tmp_path / "w.tif", stack)
+    assert document(capsys, whole, tmp_path / "t.tif", "--metrics", "dice", "--pages", "3")[1]["rows"][0]["page"] == 3
+
+
+def test_empty_masks(tmp_path, capsys):
+    blank = np.zeros_like(BINARY)
+    for name, truth, prediction in (
+        ("a", BINARY, BINARY),
+        ("b", blank, blank),
+        ("c", BINARY, blank),
+        ("d", blank, BINARY),
+    ):
+        save(tmp_path / "t" / f"{name}.png", truth * 255)
+        save(tmp_path / "p" / f"{name}.png", prediction * 255)
+    code, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice,hd95,recall")
+    assert code == 0
+    rows = {row["name"]: row["metrics"] for row in found["rows"]}
+    assert rows["b"] == {"dice": None, "hd95": None, "recall": None}
+    diagonal = pytest.approx(np.hypot(*BINARY.shape))
+    assert rows["c"] == rows["d"] == {"dice": 0, "hd95": diagonal, "recall": 0}
+    entry = found["summary"]["dice"]["foreground"]
+    assert (entry["n"], entry["undefined"], entry["mean"]) == (3, 1, pytest.approx(1 / 3))
+    assert any("--count-empty" in note for note in found["notes"])
+    _, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice,hd95", "--count-empty")
+    assert found["summary"]["dice"]["foreground"]["mean"] == 0.5
+    assert {row["name"]: row["metrics"] for row in found["rows"]}["b"] == {"dice": 1, "hd95": 0}
+
+
+def test_nothing_but_empty_masks(tmp_path, capsys):
+    save(tmp_path / "t.png", np.zeros_like(BINARY))
+    save(tmp_path / "p.png", np.zeros_like(BINARY))
+    code, found = document(capsys, tmp_path / "p.png", tmp_path / "t.png", "--metrics", "dice")
+    assert code == 0
+    assert found["summary"]["dice"]["foreground"]["undefined"] == 1
+
+
+def test_probabilities_are_scored_at_the_best_threshold(tmp_path, capsys):
+    truth = np.ones((64, 64), np.uint8) * 255
+    truth[::16], truth[:, ::16] = 0, 0
+    save(tmp_path / "t.tif", truth)
+    save(tmp_path / "p.tif", np.where(truth > 0, 0.95, 0.62).astype(np.float32))
+    code, found = document(capsys, tmp_path / "p.tif", tmp_path / "t.tif")
+    assert (code, found["task"]) == (0, "membranes")
+    metrics = found["rows"][0]["metrics"]
+    assert metrics["v_rand"] == metrics["v_info"] == 1
+    assert metrics["pixel_error"] == pytest.approx((truth == 0).mean())
+    assert document(capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--task", "semantic")[1]["task"] == "binary"
+
+
+def test_a_mask_against_objects_is_taken_apart(instances, capsys):
+    for name in "abc":
+        save(instances / "masks" / f"{name}.tif", BINARY * np.uint8(255))
+    code, found = document(capsys, instances / "masks", instances / "truth", "--metrics", "f1")
+    assert code == 0
+    assert found["summary"]["f1"]["object"]["mean"] == 1
+    assert any("4-connected pieces" in note for note in found["notes"])
+
+
+def test_distances_in_the_unit_of_the_image(tmp_path, capsys):
+    for name, array in (("t", BINARY), ("p", np.roll(BINARY, 1, axis=1))):
+        resolution = {"resolution": (4, 4), "metadata": {"unit": "um"}, "imagej": True}
+        tifffile.imwrite(tmp_path / f"{name}.tif", array * np.uint8(255), **resolution)
+    arguments = [tmp_path / "p.tif", tmp_path / "t.tif", "--metrics", "hd"]
+    assert document(capsys, *arguments)[1]["rows"][0]["metrics"]["hd"] == 1
+    found = document(capsys, *arguments, "--unit", "image")[1]
+    assert (found["rows"][0]["metrics"]["hd"], found["unit"]) == (0.25, "µm")
+
+
+def test_a_data_set_as_truth_gives_its_masks(tmp_path, capsys):
+    for name in ("x", "y"):
+        save(tmp_path / "data" / "images" / f"{name}.png", (SHIFTED * 20).astype(np.uint8))
+        save(tmp_path / "data" / "masks" / f"{name}.png", BINARY * np.uint8(255))
+        save(tmp_path / "p" / f"{name}.png", BINARY * np.uint8(255))
+    code, found = document(
+        capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice", "--report", tmp_path / "r.html"
+    )
+    assert (code, found["cases"]) == (0, 2)
+    assert 'alt="image"' in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code", "message"),
+    [
+        (lambda f: (f / "truth" / "c.tif").unlink(), 3, "c_pred"),
+        (lambda f: save(f / "predicted" / "b_pred.tif", CELLS[:, :-1]), 3, "40 x 49 pixels, its truth 40 x 50"),
+        (lambda f: (f / "predicted" / "b_pred.tif").write_bytes(b""), 3, "is empty"),
+        (lambda f: shutil.rmtree(f / "predicted"), 2, "predicted"),
+        (lambda f: [path.unlink() for path in (f / "truth").iterdir()], 3, "truth"),
+    ],
+)
+def test_bad_inputs(instances, capsys, prepare, code, message):
+    prepare(instances)
+    assert evaluate(instances / "predicted", instances / "truth") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert re.search("^error: ", err, re.M)
+    assert re.search("^hint: ", err, re.M)
+    assert "Traceback" not in err
+
+
+def test_all_problems_are_listed_together(instances, capsys):
+    save(instances / "predicted" / "b_pred.tif", CELLS[:, :-1])
+    save(instances / "predicted" / "c_pred.tif", CELLS[:-1])
+    assert evaluate(instances / "predicted", instances / "truth") == 3
+    assert len(re.findall("^error: ", capsys.readouterr().err, re.M)) == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--metrics", "dyce"], "no metric 'dyce'"),
+        (["--metrics", "dice,dice"], "twice"),
+        (["--fail-under", "hd95=1"], "--fail-over"),
+        (["--fail-under", "dice[nucleus]=0.5"], "there is no class 'nucleus'"),
+        (["--pages", "3-1"], "--pages"),
+        (["--axes", "YX"], "--axes"),
+    ],
+)
+def test_wrong_usage(instances, capsys, extra, message):
+    assert evaluate(instances / "predicted", instances / "truth", *extra) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_input_is_overwritten(instances, capsys):
+    target = instances / "truth" / "a.tif"
+    before = target.read_bytes()
+    assert evaluate(instances / "predicted" / "a_pred.tif", target, "--csv", target, "--task", "instances") == 2
+    assert target.read_bytes() == before
+    assert evaluate(target, target) == 2
+
+
+def test_help_lists_every_metric_without_heavy_imports():
+    code = (
+        "import sys\nfrom unetcli.cli import run\nrun(['evaluate', '--help'])\n"
+        "print('HEAVY', sorted({'torch', 'scipy', 'skimage', 'cv2', 'albumentations'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    from unetcli.metrics import METRICS
+
+    assert all(re.search(rf"^ *{name}[@:]", out, re.M) for name in METRICS)
+    assert "HEAVY []" in out
