@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import Console, console, one_line
+from unetcli.cli.console import Console, console
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import InputError, LimitError, UnetError, UsageError
+from unetcli.cli.scores import failure_keys, missed_limits, protect_files, protect_inputs, show, write_outputs
+from unetcli.errors import InputError, LimitError, UsageError
 from unetcli.metrics.registry import DEFAULTS, METRICS
 
 if TYPE_CHECKING:
-    from unetcli.evaluation.evaluate import Limit, PageJob, Rules
+    from unetcli.evaluation.evaluate import PageJob, Rules
     from unetcli.evaluation.inputs import Inputs
     from unetcli.evaluation.records import Evaluation
 
@@ -120,6 +121,7 @@ def evaluate(
                 assert truth is not None
                 inputs = given(prediction, truth, threads=threads, **settings)
             describe_inputs(shown, inputs)
+            protect_files(named, inputs, overlays)
             others = None
             if compare is not None:
                 others = given(compare, truth or prediction, threads=threads, **settings)
@@ -154,11 +156,6 @@ def evaluate(
                 shown.write_json({**result.to_json(), **failure_keys(failure)})
         if failure is not None:
             raise failure
-
-
-def failure_keys(failure: UnetError | None) -> dict[str, Any]:
-    """Return what the document of a run says about its failure."""
-    return {} if failure is None else {"error": str(failure), "hint": failure.hint, "exit": failure.exit_code}
 
 
 def given(prediction: Path, truth: Path, *, threads: int | None, **settings: Any) -> "Inputs":
@@ -226,28 +223,6 @@ def check_arguments(truth: Path | None, models: list[Path] | None, axes: str | N
         )
 
 
-def protect_inputs(inputs: Sequence[Path], outputs: dict[str, Path | None], json_file: str | None) -> None:
-    """Raise if an output would be written over an input or over another output, or cannot be written.
-
-    Raises
-    ------
-    UsageError : two paths are one.
-    OutputError : a place cannot be written.
-    """
-    from unetcli.images import check_writable
-
-    files = {option: path for option, path in outputs.items() if path is not None and option != "--overlays"}
-    if json_file not in (None, "-"):
-        files["--json"] = Path(str(json_file))
-    taken = {os.path.realpath(path): "an input" for path in inputs}
-    for option, path in files.items():
-        place = os.path.realpath(path)
-        if place in taken:
-            raise UsageError(f"{option} would overwrite {taken[place]}", path=path, hint="name another file")
-        taken[place] = f"the file of {option}"
-        check_writable(path)
-
-
 def describe_inputs(shown: Console, inputs: "Inputs") -> None:
     """Say what was found and how it is read."""
     shown.say(f"{len(inputs.cases)} cases, {len(inputs.jobs)} pages: {inputs.task} ({', '.join(inputs.classes)})")
@@ -267,72 +242,3 @@ def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequen
             else:
                 return event
     raise AssertionError("the last event is the evaluation")
-
-
-def show(shown: Console, result: "Evaluation", *, said: Sequence[str]) -> None:
-    """Write the tables: rows, summary, comparison, and the worst cases; notes that were not said yet before them."""
-    from unetcli.evaluation.outputs import comparison_rows, number, row_cells, summary_rows
-    from unetcli.evaluation.records import leading_metric, worst_cases
-
-    for note in result.notes:
-        if note not in said:
-            shown.say(note)
-    if not shown.prints_results:
-        return
-    names = [metric.name for metric in result.metrics]
-    shown.table(["name", "page", "class", *names], list(row_cells(result)), result=True)
-    shown.result("")
-    header = ["metric", "class", "mean", "SD", "median", "n", "undefined", "95 % interval", "pooled"]
-    shown.table(header, list(summary_rows(result)), result=True)
-    if any(metric.unit for metric in result.metrics):
-        shown.result(f"distances in {result.unit}")
-    for interval in dict.fromkeys(entry.interval for c in result.summary.values() for entry in c.values()):
-        shown.result(f"interval: {interval}")
-    if result.comparison:
-        shown.result("")
-        shown.result(f"minus {one_line(str(result.other))}, paired:")
-        columns = ["metric", "class", "difference", "n", "undefined", "95 % interval", "Wilcoxon p"]
-        shown.table(columns, list(comparison_rows(result)), result=True)
-    if len(result.cases) > 1:
-        worst = ", ".join(f"{one_line(name)} ({number(value)})" for name, value in worst_cases(result))
-        shown.result(f"worst by {leading_metric(result.metrics).name}: {worst or 'no case is defined'}")
-
-
-def write_outputs(
-    shown: Console,
-    result: "Evaluation",
-    jobs: "Sequence[PageJob]",
-    outputs: dict[str, Path | None],
-    title: str,
-    *,
-    skip_existing: bool,
-) -> None:
-    """Write the files that were asked for."""
-    from unetcli.evaluation.outputs import build_report, csv_text, overlay_path, write_overlay, write_text
-
-    def wanted(path: Path | None) -> bool:
-        return path is not None and not (skip_existing and path.exists())
-
-    csv_file, report, overlays = (outputs[option] for option in ("--csv", "--report", "--overlays"))
-    if csv_file is not None and wanted(csv_file):
-        write_text(csv_file, csv_text(result))
-    if overlays is not None:
-        for job in jobs:
-            path = overlay_path(overlays, job, jobs)
-            if wanted(path):
-                write_overlay(path, job, result.task)
-        shown.say_more(f"{len(jobs)} overlays in {one_line(str(overlays))}")
-    if report is not None and wanted(report):
-        write_text(report, build_report(result, jobs, title))
-
-
-def missed_limits(limits: "Sequence[Limit]", result: "Evaluation") -> list[str]:
-    """Return what to say about each mean that misses its limit.
-
-    Raises
-    ------
-    UsageError : a limit names a class that was not scored.
-    """
-    from unetcli.evaluation.evaluate import missed
-
-    return [failure for limit in limits if (failure := missed(limit, result)) is not None]

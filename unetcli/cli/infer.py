@@ -11,7 +11,7 @@ import typer
 from unetcli.cli import options
 from unetcli.cli.console import Console, as_unet_error, console, one_line
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import InputError, OutputError, PartialFailure, UnetError, UsageError
+from unetcli.errors import OutputError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from unetcli.images import ImageInfo
@@ -69,8 +69,7 @@ def infer(
         check_streams(images, output, json_file)
         inputs = find_inputs(images)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
-        jobs = plan_outputs(inputs, output, extras)
-        protect_inputs(jobs, inputs, model_paths)
+        jobs = plan_outputs(inputs, output, extras, model_paths, dry_run=dry_run)
         if skip_existing:
             jobs = [job for job in jobs if not (isinstance(job[1].main, Path) and job[1].main.exists())]
             shown.say_more(f"{len(inputs) - len(jobs)} of {len(inputs)} outputs exist already")
@@ -219,7 +218,7 @@ def find_inputs(images: list[str]) -> list[str]:
         elif path.exists():
             found.append(argument)  # a pipe or a device: the reader says what is wrong with it
         elif glob.has_magic(argument):
-            matches = sorted(glob.glob(argument))
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  absolute and relative patterns alike
             if not matches:
                 raise UsageError(f"no file matches {argument}", hint="check the folder and the quotes around the glob")
             found += matches
@@ -228,7 +227,9 @@ def find_inputs(images: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def plan_outputs(inputs: list[str], output: str, extras: dict[str, Path | None]) -> list[tuple[str, "Destinations"]]:
+def plan_outputs(
+    inputs: list[str], output: str, extras: dict[str, Path | None], models: list[Path], *, dry_run: bool
+) -> list[tuple[str, "Destinations"]]:
     """Return where the results of each input go; all places are checked for writing.
 
     Raises
@@ -236,10 +237,11 @@ def plan_outputs(inputs: list[str], output: str, extras: dict[str, Path | None])
     UsageError : a file for several inputs, two inputs of one name, an extension that cannot hold labels.
     OutputError : a place cannot be written.
     """
-    from unetcli.images import check_writable
+    from unetcli.images import check_format, check_writable
     from unetcli.inference.infer import Destinations
 
     target = Path(output)
+    read = [Path(path) for path in (*inputs, *models) if path != STREAM]
     several = (
         len(inputs) > 1 or output.endswith(("/", os.sep)) or target.is_dir() or any(Path(i).is_dir() for i in inputs)
     )
@@ -252,7 +254,7 @@ def plan_outputs(inputs: list[str], output: str, extras: dict[str, Path | None])
     jobs = []
     for source in inputs:
         if not several:
-            places = {name: path for name, path in extras.items()}
+            places = dict(extras)
             main = target
         else:
             stem = "stdin" if source == STREAM else stem_of(source)
@@ -266,9 +268,12 @@ def plan_outputs(inputs: list[str], output: str, extras: dict[str, Path | None])
             clashing = ", ".join(source for source, places in jobs if places.main == main)
             raise UsageError(f"{clashing} would write the same {main}", hint="segment them into different folders")
     for _, places in jobs:
-        for path in (places.main, places.probabilities, places.overlay, places.objects):
+        for path in (places.main, places.probabilities):
             if isinstance(path, Path):
-                check_writable(path)
+                check_format(path)
+        for path in (places.main, places.probabilities, places.overlay, places.objects):
+            if isinstance(path, Path) and not (dry_run and not path.parent.is_dir()):
+                check_writable(path, inputs=read)
     return jobs
 
 
@@ -279,20 +284,6 @@ def stem_of(source: str) -> str:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return Path(name).stem
-
-
-def protect_inputs(jobs: list[tuple[str, "Destinations"]], inputs: list[str], models: list[Path]) -> None:
-    """Raise if an output would be written over an input.
-
-    Raises
-    ------
-    UsageError : names the file.
-    """
-    read = {os.path.realpath(path) for path in (*inputs, *map(str, models)) if path != STREAM}
-    for _, places in jobs:
-        for path in (places.main, places.probabilities, places.overlay, places.objects):
-            if isinstance(path, Path) and os.path.realpath(path) in read:
-                raise UsageError("is an input and would be overwritten", path=path, hint="name another output with -o")
 
 
 def _auto_or_number(name: str, text: str) -> int:

@@ -1,22 +1,23 @@
 """From an image file and model files to a mask file, and what else was asked for in the same pass."""
 
 import contextlib
+import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from torch import nn
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
-from unetcli.images import Image, ImageInfo, intensity_range, normalize, open_image
+from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, normalize, open_image
 from unetcli.inference.instances import find_objects
-from unetcli.inference.outputs import Output, PageResult, open_outputs
+from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
 from unetcli.inference.tilesize import choose_tile
 from unetcli.models.device import Device, move_network
@@ -145,9 +146,11 @@ class Segmenter:
         began = time.monotonic()
         ensemble = Ensemble(self.networks, self.device, EIGHT_TURNS if config.turns else UNTURNED, config.threshold)
         with ExitStack() as stack:
+            if not isinstance(source, Path):
+                source = io.BytesIO(source.read())  # it may be opened twice
             image = stack.enter_context(open_image(source, axes=config.axes, pages=config.pages, name="stdin"))
             self.check(image.info)
-            intensity = intensity_range(image)
+            intensity = file_intensity(source, image, config)
             outputs = stack.enter_context(
                 open_outputs(destinations, image.info, self.coding, self.description.classes, config.output_kind)
             )
@@ -219,10 +222,21 @@ class Segmenter:
         ratio = max(info.pixel_size.y / trained[0], trained[0] / info.pixel_size.y)
         if ratio > 1 + SAME_PIXEL_SIZE:
             warn(
-                f"its pixels are {info.pixel_size.y:g} {trained[2]}, the model was trained on {trained[0]:g} {trained[2]}: "
+                f"its pixels are {info.pixel_size.y:g} {trained[2]}, the model was trained on {trained[0]:g}: "
                 "objects appear in another size",
                 path=info.path,
             )
+
+
+def file_intensity(source: Path | BinaryIO, image: Image, config: InferConfig) -> IntensityRange:
+    """Return the intensity range of a whole file, whichever pages were selected, so that each is segmented alike.
+
+    Pages that differ in size can only be opened by selection; then the selected ones decide.
+    """
+    if config.pages is not None:
+        with contextlib.suppress(InputError), open_image(source, axes=config.axes, name="stdin") as whole:
+            return intensity_range(whole)
+    return intensity_range(image)
 
 
 def coding_of(path: Path, description: ModelDescription) -> LabelCoding:

@@ -19,7 +19,7 @@ GROWTH = 1.25
 
 
 def overlap_arithmetic(network: nn.Module, channels: int, tile: int) -> float:
-    """Return the share of a tile's arithmetic that is spent on overlap: 0.28 for the classic 572 tile, which writes 384.
+    """Return the share of a tile's arithmetic that is spent on overlap: 0.28 for the classic tile of 572.
 
     The arithmetic is counted on a copy without data; the ideal is that of one endless tile.
     """

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unetcli.dataset.survey import Survey
-from unetcli.errors import InputError, OutputError, UsageError
+from unetcli.errors import DivergedError, OutputError, UsageError
 from unetcli.images.atomic import check_writable
 from unetcli.models.modelfile import ModelDescription, save_model
 from unetcli.training.config import TrainConfig
@@ -44,7 +44,6 @@ def check_outputs(config: TrainConfig) -> None:
     if config.output.exists() and not config.overwrite:
         raise OutputError("exists already", path=config.output, hint="--overwrite replaces it, -o names another")
     check_writable(config.output)
-    check_writable(config.run_folder / "history.csv")
 
 
 def train(config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) -> Iterator[Event]:
@@ -69,7 +68,9 @@ def train(config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) 
                     sha256 = save_model(config.output, trainer.average.average, description)
             yield record
     if trainer.best is None:
-        raise InputError("no epoch gave a finite validation score", hint="lower --learning-rate, or --precision fp32")
+        raise DivergedError(
+            "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
+        )
     yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stop())
 
 
