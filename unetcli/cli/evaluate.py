@@ -225,9 +225,11 @@ def check_arguments(truth: Path | None, models: list[Path] | None, axes: str | N
 
 def describe_inputs(shown: Console, inputs: "Inputs") -> None:
     """Say what was found and how it is read."""
-    shown.say(f"{len(inputs.cases)} cases, {len(inputs.jobs)} pages: {inputs.task} ({', '.join(inputs.classes)})")
+    cases, pages = len(inputs.cases), len(inputs.jobs)
+    count = f"{cases} case{'s' * (cases > 1)}, {pages} page{'s' * (pages > 1)}"
+    shown.say(f"{count}: {inputs.task} ({', '.join(map(one_line, inputs.classes))})")
     for note in inputs.notes:
-        shown.say(note)
+        shown.say(one_line(note))
 
 
 def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequence[str], workers: int) -> "Evaluation":

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def overlay_path(folder: Path, job: PageJob, jobs: Sequence[PageJob]) -> Path:
-    """Return where the overlay of a page goes: the page is in the name where the file has several."""
-    pages = sum(other.case == job.case for other in jobs)
-    name = job.case.replace("/", "_")
-    return folder / (f"{name}_page{job.page:04d}.png" if pages > 1 else f"{name}.png")
+def overlay_paths(folder: Path, jobs: Sequence[PageJob]) -> list[Path]:
+    """Return where the overlay of each page goes: the page is in the name where the file has several."""
+    pages = Counter(job.case for job in jobs)
+    names = [job.case.replace("/", "_") + (f"_page{job.page:04d}" if pages[job.case] > 1 else "") for job in jobs]
+    return [folder / f"{name}.png" for name in names]
 
 
 def write_overlay(path: Path, job: PageJob, task: str) -> None:
@@ -141,6 +142,7 @@ def _gallery(evaluation: Evaluation, jobs: Sequence[PageJob]) -> str:
     order = sort_pages(values, higher_is_better=metric.higher_is_better)
     chosen = spread(order)
     objects = evaluation.task == "instances"
+    pages = Counter(job.case for job in jobs)
     pictures = []
     for index in chosen:
         job, page = jobs[index], jobs[index].load()
@@ -153,7 +155,7 @@ def _gallery(evaluation: Evaluation, jobs: Sequence[PageJob]) -> str:
         if image is not None:
             layers.insert(0, ("image", image))
         value = "undefined" if math.isnan(values[index]) else f"{values[index]:.4f}"
-        name = f"{job.case}, page {job.page}" if sum(other.case == job.case for other in jobs) > 1 else job.case
+        name = f"{job.case}, page {job.page}" if pages[job.case] > 1 else job.case
         small: tuple[tuple[str, NDArray[np.uint8]], ...] = tuple((word, shrink(p, THUMBNAIL)) for word, p in layers)
         pictures.append(report.Picture(name, f"{metric.name} {value}", small))
     shown = (

@@ -1,0 +1,107 @@
+"""``unet evaluate DATA -m MODEL`` gives what ``infer`` and ``evaluate`` give one after the other."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from unetcli.cli import run
+from unetcli.dataset.examination import pixel_hash
+from unetcli.dataset.labels import LabelCoding
+from unetcli.models import build_network
+from unetcli.models.modelfile import ModelDescription, save_model
+
+IDS = np.zeros((44, 52), np.uint16)
+for number, (y, x) in enumerate(((3, 3), (3, 20), (3, 38), (24, 3), (24, 20), (24, 38)), 1):
+    IDS[y : y + 12, x : x + 10] = number
+BINARY = LabelCoding("semantic", (0, 255), ("background", "cell"))
+OBJECTS = LabelCoding("instances", (0,), ("background", "object"))
+
+
+def image_of(labels, seed):
+    rng = np.random.default_rng(seed)
+    return (100 + 800 * (labels > 0) + rng.integers(0, 100, labels.shape)).astype(np.uint16)
+
+
+def save_small_model(path, coding, trained=()):
+    """A network with random weights, whose prediction is wrong but not empty."""
+    torch.manual_seed(1)
+    network = build_network("unet", channels=1, classes=2, features=2, depth=1)
+    arguments = {"features": 2, "depth": 1}
+    description = ModelDescription(
+        "unet", arguments, 1, 2, {"rule": "percentiles", "low": 1.0, "high": 99.8}, "YX", coding.to_json(), None, 60,
+        {"images": list(trained)},
+    )  # fmt: skip
+    save_model(path, network, description)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    for number in range(3):
+        labels = np.roll(IDS, number, axis=0)
+        image = image_of(labels, number)
+        objects = np.where(labels > 0, labels + 10 * number, 0).astype(np.uint16)
+        for folder, mask in (("binary", (labels > 0) * np.uint8(255)), ("objects", objects)):
+            for kind, array in (("images", image), ("masks", mask)):
+                path = tmp_path / folder / kind / f"c{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(path, array)
+    return tmp_path
+
+
+def document(capsys, *arguments):
+    capsys.readouterr()
+    code = run(["evaluate", *map(str, arguments), "--json", "-"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out), err
+
+
+@pytest.mark.parametrize(("kind", "coding"), [("binary", BINARY), ("objects", OBJECTS)])
+def test_predicting_and_scoring_equals_the_two_steps(data, tmp_path, capsys, kind, coding):
+    model = save_small_model(tmp_path / "m.safetensors", coding)
+    once = document(capsys, data / kind, "-m", model, "--report", tmp_path / "r.html", "--workers", 3)
+    assert run(["infer", str(data / kind / "images"), "-m", str(model), "-o", str(tmp_path / "p") + "/", "-q"]) == 0
+    twice = document(capsys, tmp_path / "p", data / kind)
+    assert once[0] == twice[0] == 0
+    assert once[1]["task"] == twice[1]["task"] == ("binary" if kind == "binary" else "instances")
+    assert [row["metrics"] for row in once[1]["rows"]] == [row["metrics"] for row in twice[1]["rows"]]
+    assert all(0 < row["metrics"]["dice"] < 1 for row in once[1]["rows"])
+    assert 'alt="image"' in (tmp_path / "r.html").read_text()
+
+
+def test_images_that_were_trained_on_are_a_warning(data, tmp_path, capsys):
+    seen = pixel_hash(image_of(IDS, 0)[..., None])[:16]
+    model = save_small_model(tmp_path / "m.safetensors", BINARY, [seen])
+    code, found, err = document(capsys, data / "binary", "-m", model)
+    assert code == 0
+    assert "1 of 3 images were used to train" in err
+    assert any("1 of 3" in warning for warning in found["warnings"])
+    clean = save_small_model(tmp_path / "n.safetensors", BINARY, ["0" * 16])
+    assert "were used to train" not in document(capsys, data / "binary", "-m", clean)[2]
+
+
+def test_other_channels_than_the_models_are_refused_before_work(data, tmp_path, capsys):
+    model = save_small_model(tmp_path / "m.safetensors", BINARY)
+    tifffile.imwrite(data / "binary/images/c1.tif", np.zeros((44, 52, 3), np.uint8) + IDS[..., None].astype(np.uint8))
+    assert run(["evaluate", str(data / "binary"), "-m", str(model)]) == 3
+    assert "3 channels, the model expects 1" in capsys.readouterr().err
+
+
+def test_other_classes_than_the_models_are_refused(data, tmp_path, capsys):
+    model = save_small_model(tmp_path / "m.safetensors", LabelCoding("semantic", (0, 1), ("background", "cell")))
+    code, found, _ = document(capsys, data / "binary", "-m", model)
+    assert (code, found["rows"][0]["class"]) == (0, "cell")  # two classes are two classes, whatever their values
+    for number in range(3):
+        labels = np.roll(IDS, number, axis=0)
+        tifffile.imwrite(data / f"binary/masks/c{number}.tif", (labels % 3 * 100).astype(np.uint8))
+    assert run(["evaluate", str(data / "binary"), "-m", str(model)]) == 3
+    assert "the model knows 2" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_code_four(data, tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"not a model")
+    assert run(["evaluate", str(data / "binary"), "-m", str(path)]) == 4
