@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import Console, console
+from unetcli.cli.console import Console, console, one_line
 from unetcli.cli.progress import progress_bar
 from unetcli.cli.scores import failure_keys, missed_limits, protect_files, protect_inputs, show, write_outputs
 from unetcli.errors import InputError, LimitError, UsageError
