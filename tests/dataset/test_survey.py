@@ -117,9 +117,9 @@ def test_all_problems_come_together_and_the_rest_is_known(folder: Path) -> None:
     save(folder / "masks/n1.png", mask(1).T)
     (folder / "images/n2.tif").write_bytes((folder / "images/n2.tif").read_bytes()[:300])
     found = surveyed(folder)
-    assert [str(problem.path).rsplit("/", 1)[1] for problem in found.problems] == ["n2.tif", "n0.tif", "n1.tif"]
-    assert "image 24x20, mask 23x20" in str(found.problems[1])
-    assert "turn" in str(found.problems[2].hint)
+    assert [str(problem.path).rsplit("/", 1)[1] for problem in found.problems] == ["n0.tif", "n1.tif", "n2.tif"]
+    assert "image 24x20, mask 23x20" in str(found.problems[0])
+    assert "turn" in str(found.problems[1].hint)
     assert found.coding.values == (0, 255)  # the table can still be shown
     with pytest.raises(Problems):
         found.check()

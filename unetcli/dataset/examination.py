@@ -62,24 +62,34 @@ def examine(
     axes : of the images, in place of what the files say.
     pages : those of every stack that count; all where None.
     workers : threads; as many as cores where None. Decoding, counting and hashing run side by side.
-    progress : called with the number of pages that are done and of all.
+    progress : called with the number of files, and pages of long stacks, that are done and of all.
     """
     workers = workers or _cores()
-    found = list(_in_parallel(lambda pair: _attempt(lambda: _select_pages(pair, axes, pages)), pairs, workers))
-    problems = [error for _, errors in found for error in errors]
-    parts = [part for selected, _ in found for part in _parts(selected or [])]
-    total = sum(map(len, parts))
-    records: list[Record] = []
-    done = 0
-    for part, (several, errors) in zip(
-        parts, _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers), strict=True
-    ):
-        records += several or []
-        problems += errors
-        done += len(part)
+    records: list[list[Record]] = []
+    problems: list[UnetError] = []
+    deferred: list[tuple[int, Sequence[Pair]]] = []
+    done, total = 0, len(pairs)
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
         if progress is not None:
             progress(done, total)
-    return records, problems
+
+    for found, errors in _in_parallel(lambda pair: _attempt(lambda: _examine(pair, axes, pages)), pairs, workers):
+        decoded, later = found or ([], [])
+        deferred += [(len(records), part) for part in later]
+        records.append(decoded)
+        problems += errors
+        total += max(0, sum(map(len, later)) - 1)
+        advance(0 if later else 1)
+    parts = [part for _, part in deferred]
+    results = _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers)
+    for (number, part), (decoded_part, errors) in zip(deferred, results, strict=True):
+        records[number] += decoded_part or []
+        problems += errors
+        advance(len(part))
+    return [record for several in records for record in several], problems
 
 
 def _cores() -> int:
@@ -118,6 +128,12 @@ def _attempt(work: Callable[[], Output]) -> tuple[Output | None, list[UnetError]
         return None, list(error.problems)
     except UnetError as error:
         return None, [error]
+
+
+def _examine(pair: Pair, axes: str | None, pages: range | None) -> tuple[list[Record], list[Sequence[Pair]]]:
+    """Return the records of a pair, or the parts in which a long stack is to be decoded."""
+    parts = list(_parts(_select_pages(pair, axes, pages)))
+    return (_decode_all(parts[0], axes), []) if len(parts) == 1 else ([], parts)
 
 
 def _select_pages(pair: Pair, axes: str | None, pages: range | None) -> list[Pair]:
