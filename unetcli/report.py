@@ -115,14 +115,27 @@ def key(entries: Mapping[str, str]) -> str:
     return f'<p class="key">{"".join(spans)}</p>'
 
 
-def distribution(title: str, values: Sequence[float], mean: float, interval: tuple[float, float]) -> str:
-    """Return a plot with a point per value, and the mean with its interval beneath; nan is left out."""
+def distribution(
+    title: str,
+    values: Sequence[float],
+    mean: float,
+    interval: tuple[float, float],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> str:
+    """Return a plot with a point per value, and the mean with its interval beneath; nan is left out.
+
+    Parameters
+    ----------
+    values, mean, interval : in the same unit.
+    bounds : what values are possible; the axis ends there.
+    """
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return f"<figure><figcaption>{_escape(title)}: no defined value</figcaption></figure>"
     width, height, left, right = 320, 112, 14, 306
     ends = [end for end in interval if math.isfinite(end)]
     ticks = nice_ticks(min(*known, *ends, known[0]), max(*known, *ends, known[0]))
+    ticks = [tick for tick in ticks if bounds[0] <= tick <= bounds[1]]
     at = _scale(ticks[0], ticks[-1], left, right)
     shapes = [_axis(ticks, at, 88)]
     for place, stacked in _stacked(known, at):

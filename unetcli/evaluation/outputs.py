@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli import report
-from unetcli.evaluation.evaluate import SMALLEST_DIFFERENCE, PageJob
+from unetcli.evaluation.evaluate import SMALLEST_DIFFERENCE, PageJob, bounds_of
 from unetcli.evaluation.overlays import draw_errors, draw_labels, key_of, shrink
 from unetcli.evaluation.records import Evaluation, leading_metric
 from unetcli.images import atomic_path
@@ -122,7 +122,9 @@ def _plots(evaluation: Evaluation) -> str:
         for name, entry in evaluation.summary[metric.name].items():
             title = metric.name if len(evaluation.scored_classes) == 1 else f"{metric.name}, {name}"
             values = evaluation.values[metric.name][name]
-            plots.append(report.distribution(title, values, entry.mean, (entry.ci_low, entry.ci_high)))
+            plots.append(
+                report.distribution(title, values, entry.mean, (entry.ci_low, entry.ci_high), bounds_of(metric))
+            )
     legend = report.key({"a case": report.BLUE, "mean and its 95 % interval": report.ORANGE})
     return f'{legend}<div class="plots">{"".join(plots)}</div>'
 

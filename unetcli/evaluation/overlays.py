@@ -10,7 +10,7 @@ OTHER_CLASS = (204, 121, 167)  # pink: the wrong class
 CLASS_COLORS = np.array(
     [(0, 0, 0), (240, 228, 66), (86, 180, 233), (204, 121, 167), (0, 158, 115), (213, 94, 0), (0, 114, 178)], np.uint8
 )
-TINT = 0.55  # share of the color where there is an image beneath
+TINT_OF_RIGHT, TINT_OF_WRONG = 0.25, 0.85  # share of the color where there is an image beneath
 
 Pixels = NDArray[np.uint8]
 
@@ -40,11 +40,12 @@ def draw_errors(
         colors[there & predicted] = AGREED
         colors[there & predicted & (truth != prediction)] = OTHER_CLASS
         colors[there & ~predicted], colors[predicted & ~there] = FALSE_NEGATIVE, FALSE_POSITIVE
-    drawn = there | predicted
-    weight = np.where(drawn, 1.0 if image is None else TINT, 0.0)[..., None]
-    wrong = drawn & (there != predicted) if image is not None else drawn
-    weight[wrong] = np.maximum(weight[wrong], 0.8 if image is not None else 1.0)
-    mixed = (base * (1 - weight) + colors * weight).astype(np.uint8)
+    wrong = (there != predicted) | (not objects and (there & (truth != prediction)))
+    lines = outlines(truth) | outlines(prediction) if objects else wrong
+    weight = np.where(there | predicted, TINT_OF_RIGHT, 0.0)
+    weight[wrong | lines] = TINT_OF_WRONG
+    weight = weight if image is not None else (weight > 0).astype(float)
+    mixed = (base * (1 - weight[..., None]) + colors * weight[..., None]).astype(np.uint8)
     mixed[truth < 0] = (90, 90, 90)
     return np.asarray(mixed)
 
