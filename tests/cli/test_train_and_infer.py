@@ -87,10 +87,10 @@ def test_train_and_infer_without_another_word(home, place, capsys):
     assert sorted(p.name for p in (place / "unet.run").iterdir()) == ["config.json", "history.csv"]
     shutil.copy(place / "cells/images/c0.tif", place / "scan.tif")
     assert run(["infer", "scan.tif", "-o", "mask.tif"]) == 0
-    mask = tifffile.TiffFile(place / "mask.tif")
-    assert mask.series[0].shape == (72, 72)
-    assert mask.imagej_metadata["unit"] == "micron"
-    assert mask.pages[0].tags["XResolution"].value == (2, 1)
+    with tifffile.TiffFile(place / "mask.tif") as mask:
+        assert mask.series[0].shape == (72, 72)
+        assert mask.imagej_metadata["unit"] == "micron"
+        assert mask.pages[0].tags["XResolution"].value == (2, 1)
 
 
 def test_binary_masks_come_out_as_they_went_in(home, place):
@@ -110,11 +110,11 @@ def test_a_stack_keeps_its_pages(home, place, capsys):
     model = ["-m", str(home / "binary.safetensors")]
     assert run(["infer", "stack.tif", "-o", "mask.tif", *model]) == 0
     assert "4 pages, axes ZYX" in capsys.readouterr().err
-    mask = tifffile.TiffFile("mask.tif")
-    assert mask.series[0].axes == "ZYX"
-    assert mask.series[0].shape == (4, 72, 72)
-    assert mask.imagej_metadata["slices"] == 4
-    assert mask.imagej_metadata["spacing"] == 2.0
+    with tifffile.TiffFile("mask.tif") as mask:
+        assert mask.series[0].axes == "ZYX"
+        assert mask.series[0].shape == (4, 72, 72)
+        assert mask.imagej_metadata["slices"] == 4
+        assert mask.imagej_metadata["spacing"] == 2.0
     assert run(["infer", "stack.tif", "--pages", "1-2", "-o", "two.tif", *model, "-q"]) == 0
     np.testing.assert_array_equal(tifffile.imread("two.tif"), tifffile.imread("mask.tif")[1:3])
 
@@ -359,9 +359,8 @@ def test_all_problems_of_a_data_set_together(place, capsys):
     assert run(["train", "cells", *SMALL]) == 3
     lines = [line for line in errors(capsys) if line.startswith("error:")]
     assert len(lines) == 3
-    assert "is empty (0 bytes)" in lines[0]
-    assert "image 72x72, mask 71x72" in lines[2]
-    assert "truncated" in lines[1]
+    for said in ("is empty (0 bytes)", "image 72x72, mask 71x72", "truncated"):
+        assert sum(said in line for line in lines) == 1
     assert sorted(place.rglob("*")) == before
 
 

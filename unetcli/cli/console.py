@@ -128,7 +128,7 @@ def console(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UnetWarning)
-        warnings.showwarning = shown._show_warning
+        warnings.showwarning = shown._show_warning  # type: ignore[assignment]
         try:
             yield shown
         except Exception as error:

@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STREAM = "-"
 DEFAULT_MODEL = "unet.safetensors"
+ENDINGS = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
 READABLE = {
     ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".svs", ".ndpi", ".nii", ".gz", ".dcm",
 }  # fmt: skip
@@ -131,7 +132,7 @@ def segment_all(
     with progress_bar(shown, "images", enabled=not dry_run) as bar:
         for number, (source, destinations) in enumerate(jobs):
             try:
-                stream = sys.stdin.buffer if source == STREAM else Path(source)
+                stream: Path | BinaryIO = sys.stdin.buffer if source == STREAM else Path(source)
                 if dry_run:
                     done.append(inspected(segmenter.inspect(stream, config), destinations))
                     shown.say(describe(done[-1]))
@@ -241,7 +242,7 @@ def plan_outputs(
     from unetcli.inference.infer import Destinations
 
     target = Path(output)
-    read = [Path(path) for path in (*inputs, *models) if path != STREAM]
+    read = [Path(path) for path in inputs if path != STREAM] + models
     several = (
         len(inputs) > 1 or output.endswith(("/", os.sep)) or target.is_dir() or any(Path(i).is_dir() for i in inputs)
     )
@@ -253,26 +254,22 @@ def plan_outputs(
         raise UsageError(f"{len(inputs)} images, but -o names one file", path=output, hint="name a folder: -o masks/")
     jobs = []
     for source in inputs:
-        if not several:
-            places = dict(extras)
-            main = target
-        else:
+        main, places = target, dict(extras)
+        if several:
             stem = "stdin" if source == STREAM else stem_of(source)
             main = target / (stem + (".png" if source.lower().endswith(".png") else ".tif"))
-            endings = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
-            places = {name: path / (stem + endings[name]) if path else None for name, path in extras.items()}
+            places = {name: path / (stem + ENDINGS[name]) if path else None for name, path in extras.items()}
         jobs.append((source, Destinations(main, **places)))
     mains = [job[1].main for job in jobs]
-    for main in mains:
-        if mains.count(main) > 1:
-            clashing = ", ".join(source for source, places in jobs if places.main == main)
-            raise UsageError(f"{clashing} would write the same {main}", hint="segment them into different folders")
-    for _, places in jobs:
-        for path in (places.main, places.probabilities):
-            if isinstance(path, Path):
-                check_format(path)
-        for path in (places.main, places.probabilities, places.overlay, places.objects):
-            if isinstance(path, Path) and not (dry_run and not path.parent.is_dir()):
+    for place in mains:
+        if mains.count(place) > 1:
+            clashing = ", ".join(source for source, destinations in jobs if destinations.main == place)
+            raise UsageError(f"{clashing} would write the same {place}", hint="segment them into different folders")
+    for _, destinations in jobs:
+        for path in destinations.images:
+            check_format(path)
+        for path in destinations.files:
+            if not (dry_run and not path.parent.is_dir()):
                 check_writable(path, inputs=read)
     return jobs
 

@@ -42,7 +42,11 @@ class NormalizedImage:
 
     image: NDArray[Any]
     intensity: IntensityRange
-    dtype: np.dtype[np.float32] = np.dtype(np.float32)
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """float32."""
+        return np.dtype(np.float32)
 
     @property
     def shape(self) -> tuple[int, ...]:

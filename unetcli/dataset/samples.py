@@ -7,7 +7,6 @@ from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
 from unetcli.dataset.survey import load_pair
-from unetcli.images import intensity_range
 from unetcli.images.memory import usable_memory
 
 CACHE_SHARE = 0.4  # of the memory this process may use

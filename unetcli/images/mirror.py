@@ -10,10 +10,12 @@ class Source(Protocol):
     """Pixels (H, W, C) that can be read by region: an array, a memory map, a page of a file, a zarr array."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
 
     def __getitem__(self, key: Any) -> Any: ...
 
@@ -40,7 +42,7 @@ def read_mirrored(source: Source, top: int, bottom: int, left: int, right: int) 
     columns = mirrored_indices(left, right, source.shape[1])
     first_row, first_column = int(rows.min()), int(columns.min())
     block = np.asarray(source[first_row : int(rows.max()) + 1, first_column : int(columns.max()) + 1])
-    inside = 0 <= top and bottom <= source.shape[0] and 0 <= left and right <= source.shape[1]
+    inside = top >= 0 and bottom <= source.shape[0] and left >= 0 and right <= source.shape[1]
     if inside:
         return block
     return block.take(columns - first_column, axis=1).take(rows - first_row, axis=0)

@@ -69,6 +69,16 @@ class Destinations:
     overlay: Path | None = None
     objects: Path | None = None
 
+    @property
+    def images(self) -> list[Path]:
+        """The files that are images with a value or values per pixel."""
+        return [path for path in (self.main, self.probabilities) if isinstance(path, Path)]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files."""
+        return self.images + [path for path in (self.overlay, self.objects) if path is not None]
+
 
 @dataclass(frozen=True)
 class PageDone:

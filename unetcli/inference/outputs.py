@@ -87,7 +87,7 @@ class InstancesOutput:
 
     def write_page(self, result: PageResult) -> None:
         """Keep the page's objects."""
-        self.pages.append(zlib.compress(np.ascontiguousarray(result.objects), level=1))
+        self.pages.append(zlib.compress(result.objects.tobytes(), level=1))
         self.largest = max(self.largest, int(result.objects.max(initial=0)))
 
     def write(self, target: Path | BinaryIO, info: ImageInfo) -> None:
@@ -141,7 +141,7 @@ class ObjectsOutput:
         """Add the page's objects."""
         from skimage.measure import regionprops
 
-        for region in regionprops(result.objects):
+        for region in regionprops(result.objects):  # type: ignore[no-untyped-call]
             y, x = region.centroid
             top, left, bottom, right = region.bbox
             row = {
@@ -203,7 +203,7 @@ def open_outputs(
         else:
             coded = kind == "mask"
             dtype, colormap = (coding.dtype(), coding.colormap) if coded else (np.dtype(np.uint8), None)
-            writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind=kind)
+            writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind="mask")
             stack.enter_context(writer)
             encode = coding.encode if coded else np.asarray
             outputs.append(RowsOutput(writer, lambda band: encode(band.classes), wants_probabilities=False))
@@ -232,5 +232,6 @@ def draw_overlay(image: NDArray[np.float32], objects: NDArray[np.int32]) -> NDAr
 
     channels = image if image.shape[2] == 3 else image[..., :1].repeat(3, axis=2)
     picture = (np.clip(channels, 0, 1) ** OVERLAY_GAMMA * 255).astype(np.uint8)
-    picture[find_boundaries(objects, mode="inner", connectivity=1)] = OUTLINE
+    outlines = find_boundaries(objects, mode="inner", connectivity=1)  # type: ignore[no-untyped-call]
+    picture[outlines] = OUTLINE
     return picture

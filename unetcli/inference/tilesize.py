@@ -33,7 +33,7 @@ def overlap_arithmetic(network: nn.Module, channels: int, tile: int) -> float:
 def _operations(network: nn.Module, channels: int, tile: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.empty(1, channels, tile, tile, device="meta"))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def bytes_per_pixel(network: nn.Module, channels: int, device: Device) -> float:

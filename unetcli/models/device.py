@@ -1,9 +1,11 @@
 """Where a network runs and in which precision."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import torch
 
 from unetcli.errors import ResourceError, UsageError
@@ -113,11 +115,7 @@ def move_network(network: torch.nn.Module, device: Device) -> torch.nn.Module:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Limit the compute threads of torch and OpenCV, by default to the cores this process may use; return the number."""
-    import os
-
-    import cv2
-
+    """Limit the compute threads, by default to the cores this process may use, and return their number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])

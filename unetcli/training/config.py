@@ -88,7 +88,11 @@ class TrainConfig:
     @property
     def steps_recipe(self) -> Recipe:
         """The recipe with what was asked for put in."""
-        asked = {"optimizer": self.optimizer, "learning_rate": self.learning_rate, "schedule": self.schedule}
+        asked: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "schedule": self.schedule,
+        }
         return replace(RECIPES[self.recipe], **{name: value for name, value in asked.items() if value is not None})
 
     @property

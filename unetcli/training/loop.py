@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,7 @@ class Trainer:
             done = max(done, (self.clock() - began) / available)
         return min(1.0, done)
 
-    def _batches(self) -> Iterator[Sequence[Tensor]]:
+    def _batches(self) -> Generator[Sequence[Tensor]]:
         def keys() -> Iterator[list[tuple[int, int]]]:
             epoch = len(self.history)
             while self.limits.epochs is None or epoch < self.limits.epochs:
@@ -193,7 +193,7 @@ class Trainer:
 
         loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             self.dataset,
-            batch_sampler=_Keys(keys),  # type: ignore[arg-type]
+            batch_sampler=_Keys(keys),
             num_workers=self.workers,
             worker_init_fn=_quiet_worker if self.workers else None,
             pin_memory=self.device.kind == "cuda",
@@ -293,10 +293,8 @@ class Trainer:
             weights = weights.to(self.device.torch, non_blocking=True)
             with self.device.arithmetic():
                 logits = self.network(image)
-            lost = (target.shape[-1] - logits.shape[-1]) // 2
-            assert lost == 0, "the target has the size of the network's output"
             loss = weighted_cross_entropy(logits, target, weights) * (len(image) / len(batch[0]))
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 

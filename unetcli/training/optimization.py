@@ -19,7 +19,7 @@ def cosine(progress: float) -> float:
 
 def polynomial(progress: float) -> float:
     """Fall as ``(1 - progress) ** 0.9``."""
-    return (1 - min(1.0, progress)) ** 0.9
+    return math.pow(1 - min(1.0, progress), 0.9)
 
 
 def constant(progress: float) -> float:
@@ -64,7 +64,8 @@ class AveragedWeights:
         """Take in the network's present weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averages, weights = list(self.average.parameters()), list(self.network.parameters())
+        averages: list[torch.Tensor] = list(self.average.parameters())
+        weights: list[torch.Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for buffer, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
             buffer.copy_(current)
