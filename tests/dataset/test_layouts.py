@@ -72,9 +72,9 @@ def test_carvana_has_the_masks_of_a_split_beside_it(tmp_path: Path) -> None:
 
 
 def test_images_without_masks_by_design_are_left_out_and_listed(tmp_path: Path) -> None:
-    assert left_out(find_pairs(LAYOUTS["L16 Cell Tracking Challenge"](tmp_path / "a"))) == {
-        f"t{number:03d}.tif": "frame without annotation" for number in range(3, 9)
-    }
+    frames = {f"t{number:03d}.tif": "frame without annotation" for number in range(3, 9)}
+    others = dict.fromkeys(("man_track000.tif", "mask000.tif"), "no part of the layout")
+    assert left_out(find_pairs(LAYOUTS["L16 Cell Tracking Challenge"](tmp_path / "a"))) == {**frames, **others}
     assert left_out(find_pairs(LAYOUTS["L6 ISBI folder"](tmp_path / "b"))) == {
         "test-volume.tif": "test image without mask"
     }
@@ -129,6 +129,26 @@ def test_nnunet_may_list_its_files(tmp_path: Path) -> None:
     }
     (tmp_path / "dataset.json").write_text(json.dumps({"dataset": cases}))
     assert [pair.name for pair in find_pairs(tmp_path).pairs] == ["n0", "n1"]
+
+
+def test_of_several_nnunet_data_sets_one_must_be_named(tmp_path: Path) -> None:
+    nnunet(tmp_path / "Dataset001")
+    nnunet(tmp_path / "Dataset002")
+    with pytest.raises(InputError, match="Dataset001, Dataset002"):
+        find_pairs(tmp_path)
+
+
+def test_files_without_a_place_in_the_layout_are_listed(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    save(tmp_path / "overview.png", image(0))
+    assert left_out(find_pairs(tmp_path))["overview.png"] == "no part of the layout"
+
+
+def test_an_image_may_begin_with_a_word_for_masks(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "label_{}.tif", "label_{}_mask.tif")
+    assert find_pairs(tmp_path).pairs[0].images[0].name == "label_0.tif"
+    write_pairs(tmp_path / "b", "img_{}.tif", "mask_{}.tif")
+    assert find_pairs(tmp_path / "b").pairs[0].masks[0].name == "mask_0.tif"
 
 
 def test_cell_tracking_prefers_gold_and_takes_single_slices(tmp_path: Path) -> None:

@@ -164,8 +164,9 @@ def test_what_is_hidden_or_predicted_is_no_image(tmp_path: Path) -> None:
     pairing = find_pairs(tmp_path)
     assert [pair.name for pair in pairing.pairs] == ["a"]
     assert sorted(item.path.name for item in pairing.left_out) == ["a.stardist.tif", "a_OUT.png", "a_pred.tif"]
-    assert not is_output("prediction_of_nothing")
-    assert not is_output("img_predator")
+    assert not is_output("prediction_of_nothing.tif")
+    assert not is_output("img_predator.tif")
+    assert not is_output("zoom_out.png")
 
 
 def test_links_in_a_circle_are_ignored_and_dangling_ones_named(tmp_path: Path) -> None:

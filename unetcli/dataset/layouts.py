@@ -5,14 +5,14 @@ A layout says only what is what. Which mask belongs to which image is found by n
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unetcli.dataset import nnunet
 from unetcli.dataset.arrangement import Arrangement, Group, entries_of
 from unetcli.dataset.listing import File, Folder, LeftOut, Listing
 from unetcli.dataset.matching import Entry
-from unetcli.dataset.names import is_mask_name, is_test_name, mask_suffix, natural_key
+from unetcli.dataset.names import ends_as_mask, is_mask_name, is_test_name, mask_suffix, natural_key
 from unetcli.errors import InputError
 
 TEST_WITHOUT_MASKS = "test image without mask"
@@ -39,8 +39,18 @@ def arrange(listing: Listing) -> Arrangement:
     for layout in LAYOUTS:
         found = layout.recognize(listing)
         if found is not None:
-            return found
+            return replace(found, left_out=(*listing.left_out, *found.left_out, *_unused(listing, found)))
     raise _not_understood(listing)
+
+
+def _unused(listing: Listing, found: Arrangement) -> list[LeftOut]:
+    """Return the files for which the layout has no place."""
+    used = [path for group in found.groups for entry in (*group.images, *group.masks) for path in entry.files]
+    used += [item.path for item in found.left_out]
+    if len(used) == sum(len(folder.files) for folder in listing.folders):
+        return []
+    places = set(used)
+    return [LeftOut(file.path, "no part of the layout") for file in listing.files if file.path not in places]
 
 
 def cell_tracking(listing: Listing) -> Arrangement | None:
@@ -171,17 +181,18 @@ def _shown(folder: Folder, listing: Listing) -> str:
 
 def same_folder(listing: Listing) -> Arrangement | None:
     """``x.tif`` + ``x_mask.tif`` in one folder; also two stacks, ``train-volume.tif`` + ``train-labels.tif``."""
+    by_ending = any(ends_as_mask(file.stem) for file in listing.files)
+    is_mask = ends_as_mask if by_ending else is_mask_name
     groups = []
-    suffix = None
+    word = None
     for folder in listing.folders:
-        masks = [file.path for file in folder.files if is_mask_name(file.stem)]
-        images = [file for file in folder.files if not is_mask_name(file.stem)]
-        if not folder.files:
-            continue
-        if masks and images and suffix is None:
-            suffix = mask_suffix(next(file.stem for file in folder.files if is_mask_name(file.stem)))
-        groups.append(_beside(images, masks, folder.split))
-    return Arrangement(f"one folder, masks with {suffix}", listing.root, tuple(groups)) if suffix else None
+        masks = [file for file in folder.files if is_mask(file.stem)]
+        images = [file for file in folder.files if not is_mask(file.stem)]
+        if masks and images and word is None:
+            word = mask_suffix(masks[0].stem)
+        if folder.files:
+            groups.append(_beside(images, [file.path for file in masks], folder.split))
+    return Arrangement(f"one folder, masks with {word}", listing.root, tuple(groups)) if word else None
 
 
 def _beside(images: Sequence[File], masks: Sequence[Path], split: str | None) -> Group:

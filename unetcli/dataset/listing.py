@@ -138,7 +138,7 @@ def _look_into(
                     hint="restore the file that it leads to, or remove the link",
                 )
             )
-        elif is_output(stem):
+        elif is_output(name):
             outputs.append(LeftOut(path / name, "output of a program"))
         else:
             files.append(File(path / name, stem, extension))

@@ -34,8 +34,9 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "__pycache__"}
 _NNUNET_FOLDER = re.compile(r"^(images|labels)(tr|ts)$", re.IGNORECASE)
 # Outputs of Cellpose, milesial's and zhixuhao's U-Nets, StarDist, and of programs that say "pred" or "prob".
 _OUTPUT = re.compile(
-    r"_cp_masks|_cp_output|_flows|_cellprob|_out$|\.stardist$"
-    r"|_(pred|preds|predict|predicted|prediction|predictions|prob|probs|probability|probabilities)(?![a-z])"
+    r"_cp_masks|_cp_output|_flows|_cellprob|\.stardist\.|(?-i:_OUT\.png$)"
+    r"|_(pred|preds|predict|predicted|prediction|predictions|prob|probs|probability|probabilities)(?![a-z])",
+    re.IGNORECASE,
 )
 _PREDICTION = re.compile(
     r"_cp_masks|_out$|\.stardist$|[_-](pred|preds|predict|predicted|prediction|predictions|probs?|probabilit(y|ies))$"
@@ -56,9 +57,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name.lower() in _SYSTEM_FILES
 
 
-def is_output(stem: str) -> bool:
-    """Whether a stem is one that this or another program gives to what it predicts."""
-    return _OUTPUT.search(stem.lower()) is not None
+def is_output(name: str) -> bool:
+    """Whether a file's name is one that this or another program gives to what it predicts."""
+    return _OUTPUT.search(name) is not None
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -88,6 +89,12 @@ def is_mask_name(stem: str) -> bool:
     """Whether a stem says, by its last or its first word, that the file is a mask."""
     words = _words(stem)
     return len(words) > 1 and (words[-1] in _MASK_SUFFIXES or words[0] in _MASK_WORDS)
+
+
+def ends_as_mask(stem: str) -> bool:
+    """Whether a stem says by its last word that the file is a mask."""
+    words = _words(stem)
+    return len(words) > 1 and words[-1] in _MASK_SUFFIXES
 
 
 def is_test_name(stem: str) -> bool:

@@ -20,20 +20,26 @@ def recognize(listing: Listing) -> Arrangement | None:
 
     Raises
     ------
-    InputError : `dataset.json` is damaged.
+    InputError : `dataset.json` is damaged, or the folder holds several data sets.
     """
     by_name = {(folder.path.parent, folder.path.name.lower()): folder for folder in listing.folders}
+    found = []
     for folder in listing.folders:
         home = folder.path.parent
         labels = by_name.get((home, "labelstr"))
         if folder.path.name.lower() != "imagestr" or not folder.files or labels is None:
             continue
         description = _read_description(home / "dataset.json")
-        channels = [_CHANNEL.match(file.stem) for file in folder.files]
-        if description or all(channels):
+        if description or all(_CHANNEL.match(file.stem) for file in folder.files):
             tests = by_name.get((home, "imagests")), by_name.get((home, "labelsts"))
-            return _arrange(listing, home, (folder, labels), tests, description)
-    return None
+            found.append((home, (folder, labels), tests, description))
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} nnU-Net data sets: {', '.join(home.name for home, *_ in found)}",
+            path=listing.root,
+            hint=f"name one of them: unet train {found[0][0]}",
+        )
+    return _arrange(listing, *found[0]) if found else None
 
 
 def _arrange(

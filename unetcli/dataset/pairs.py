@@ -204,8 +204,7 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
 def _from_folder(path: Path) -> Arrangement:
     listing = list_folder(path)
     raise_all(listing.problems)
-    found = arrange(listing)
-    return replace(found, left_out=(*listing.left_out, *found.left_out))
+    return arrange(listing)
 
 
 def _two_folders(images: Path, masks: Path) -> Arrangement:
