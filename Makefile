@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test slow bench gpu lint clean
+.PHONY: demo test slow bench compare gpu lint clean
 
 # The environment is made anew when the packages that the project asks for change.
 $(READY): pyproject.toml .ci/constraints.txt
@@ -17,7 +17,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 
 demo: $(READY)
 	mkdir -p demo
-	$(BIN)/unet train sample_data/train -o demo/unet.safetensors --features 24 --max-time 150s --overwrite
+	$(BIN)/unet train sample_data/train -o demo/unet.safetensors --features 16 --depth 3 --max-time 170s --overwrite
 	$(BIN)/unet infer sample_data/scan.tif -m demo/unet.safetensors -o demo/scan_mask.tif \
 	    --overlay demo/scan_overlay.png --objects demo/scan_objects.csv
 	$(BIN)/unet infer sample_data/test/images -m demo/unet.safetensors -o demo/masks/
@@ -38,6 +38,11 @@ slow: $(READY)
 
 bench: $(READY)
 	$(PYTEST) -m bench --benchmark-enable --benchmark-only
+
+# DATA is a folder images/ + instances/ with a split.csv (id, split); each network trains SECONDS_EACH on it.
+SECONDS_EACH ?= 120
+compare: $(READY)
+	$(BIN)/python tests/bench/compare.py $(DATA) $(SECONDS_EACH) 60
 
 gpu: $(READY)
 	$(PYTEST) -m gpu
