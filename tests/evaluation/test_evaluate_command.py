@@ -349,3 +349,42 @@ def test_help_lists_every_metric_without_heavy_imports():
 
     assert all(re.search(rf"^ *{name}[@:]", out, re.M) for name in METRICS)
     assert "HEAVY []" in out
+
+
+def test_a_reader_that_goes_away_is_no_error(instances):
+    command = f'"{sys.executable}" -m unetcli evaluate predicted truth -q | sh -c "exec <&-"; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], cwd=instances, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["141"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--csv", "--report"])
+def test_outputs_cannot_replace_images_below_an_input_folder(instances, option):
+    target = instances / "truth" / "b.tif"
+    before = target.read_bytes()
+    assert evaluate(instances / "predicted", instances / "truth", option, target) == 2
+    assert target.read_bytes() == before
+
+
+def test_overlays_stay_out_of_the_inputs(instances, tmp_path, capsys):
+    assert evaluate(instances / "predicted", instances / "truth", "--overlays", instances / "truth") == 2
+    assert "--overlays" in capsys.readouterr().err
+    mask = save(tmp_path / "one" / "t.png", (CELLS > 0) * np.uint8(255))
+    prediction = save(tmp_path / "one" / "p.png", (CELLS > 0) * np.uint8(255))
+    before = mask.read_bytes()
+    assert evaluate(prediction, mask, "--overlays", tmp_path / "one") == 2
+    assert mask.read_bytes() == before
+
+
+def test_colors_of_masks_are_classes_and_palette_predictions_fit_them(tmp_path, capsys):
+    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)
+    classes = (CELLS % 3).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "t" / f"{name}.png", colors[classes])
+        (tmp_path / "p").mkdir(exist_ok=True)
+        indexed = Image.fromarray(classes, "P")
+        indexed.putpalette(colors.tobytes())
+        indexed.save(tmp_path / "p" / f"{name}.png")
+    code, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice")
+    assert code == 0
+    assert {row["class"]: row["metrics"]["dice"] for row in found["rows"]} == {"#0000ff": 1, "#ff0000": 1, "mean": 1}

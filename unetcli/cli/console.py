@@ -32,6 +32,10 @@ class Interrupted(BaseException):
         self.exit_code = 128 + number
 
 
+class ReaderGone(BaseException):
+    """The reader of stdout went away; not an `OSError`, which typer would turn into exit code 1."""
+
+
 class Console:
     """One run of a command: what it says, its warnings, its time, and its JSON document.
 
@@ -131,6 +135,8 @@ def console(
         warnings.showwarning = shown._show_warning  # type: ignore[assignment]
         try:
             yield shown
+        except BrokenPipeError:
+            raise ReaderGone from None
         except Exception as error:
             if type(error).__name__ == "Exit":  # typer's own way to leave
                 raise
@@ -155,7 +161,7 @@ def guarded(call: Callable[[], Any]) -> int:
         return code if isinstance(code, int) else 0
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing is flushed to it
         return EXIT_BROKEN_PIPE
     except Exception as error:
