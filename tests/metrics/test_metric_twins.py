@@ -241,3 +241,9 @@ def test_far_borders_have_exact_distances(spacing, far):
     np.testing.assert_allclose(
         found.prediction_to_truth, oracles.border_distances(prediction, truth, spacing), rtol=1e-12
     )
+
+
+def test_matching_prefers_more_pairs_to_more_overlap():
+    rows, columns, gains = np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([0.2, 0.9, 0.3])
+    assert instances._assign(rows, columns, gains, prefer_many=True).tolist() == [0, 2]
+    assert instances._assign(rows, columns, gains, prefer_many=False).tolist() == [1]
