@@ -120,6 +120,22 @@ def test_what_could_be_either_is_not_guessed(masks: list[np.ndarray]) -> None:
         assert detect_coding(values_of(*masks), task).task == task
 
 
+def test_ids_of_which_many_lie_in_pieces_are_not_guessed() -> None:
+    masks = []
+    for count in (12, 15, 9):
+        mask = np.pad(cells(count), ((0, 0), (0, 8)))
+        for number in range(1, count + 1, 4):
+            mask[4 * number // 4, -2] = number  # a second piece for every fourth
+        masks.append(mask)
+    with pytest.raises(InputError, match="classes or instances"):
+        detect_coding(values_of(*masks))
+
+
+def test_pieces_touch_at_corners() -> None:
+    assert values_of(np.eye(6, dtype=np.uint8))[0].pieces.tolist() == [0, 1]
+    assert values_of(np.eye(6, dtype=np.uint8)[::2])[0].pieces.tolist() == [0, 3]
+
+
 def test_a_task_against_the_evidence_is_refused() -> None:
     with pytest.raises(InputError, match="max 12") as error:
         detect_coding(values_of(cells(12), cells(7)), "semantic")
@@ -267,6 +283,9 @@ def test_instances_drawn_in_colors_are_told_apart() -> None:
     labels = coding.decode(drawn[0])
     assert len(np.unique(labels)) == 13
     np.testing.assert_array_equal(labels > 0, cells(12) > 0)
+    white = [np.where(colors.any(axis=2, keepdims=True), colors, 255).astype(np.uint8) for colors in drawn]
+    on_white = detect_coding(values_of(*white))
+    np.testing.assert_array_equal(on_white.decode(white[0]) > 0, cells(12) > 0)
     predicted = coding.encode(cells(5).astype(np.int32))
     np.testing.assert_array_equal(coding.decode(predicted), cells(5))  # what was written can be read
 

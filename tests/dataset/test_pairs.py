@@ -50,6 +50,7 @@ def matched(images: list[str], masks: list[str]) -> dict[str, str]:
         (["plate7_c1", "plate7_c2"], ["manual-1-final", "manual-2-final"]),
         (["case_0000", "item_0000"], ["case", "item"]),
         (["t_0000", "t_0001"], ["t_0000_mask", "t_0001_mask"]),
+        (["a", "ab", "abc", "b"], ["ab", "abb", "abcb", "bb"]),  # one name is equal by coincidence
         ([unicodedata.normalize("NFD", "zéro"), "un"], [unicodedata.normalize("NFC", "zéro"), "un"]),
     ],
 )
@@ -65,10 +66,17 @@ def test_rules_of_pairing(images: list[str], masks: list[str]) -> None:
         (["red", "green"], ["one", "two"]),
         (["a1", "b1"], ["x1", "y1"]),
         (["a_1", "b_1"], ["m_1", "m_2"]),
+        (["t01", "t1", "t2"], ["t001", "t0002"]),
     ],
 )
 def test_names_without_a_relation_are_not_paired(images: list[str], masks: list[str]) -> None:
     assert matched(images, masks) == {}
+
+
+def test_of_rules_that_pair_the_same_the_strictest_is_named() -> None:
+    images = [Entry(name, (Path(name),)) for name in ("a1", "a2", "zz")]
+    masks = [Entry(name, (Path(name),)) for name in ("a1", "a2", "yy")]
+    assert match_names(images, masks).rule == "equal names"
 
 
 def test_a_shifted_numbering_is_not_repaired(tmp_path: Path) -> None:
