@@ -18,7 +18,7 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 REACH = 4  # pixels around a border pixel that are looked through one by one
 FEW = 0.05  # share of border pixels up to which a search tree is faster than a transform of the image
-LARGEST_EXACT = 2048  # pixels a side: squared distances then fit the 24 bits of a float32
+FARTHEST_EXACT = 512.0  # pixels: up to here a 32-bit float tells squared distances apart, even a little off
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def distance_to(points: BoolArray, spacing: tuple[float, float] = (1.0, 1.0)) ->
     import cv2
     from scipy.ndimage import distance_transform_edt
 
-    if spacing[0] != spacing[1] or max(points.shape) > LARGEST_EXACT:
-        distances: FloatArray = distance_transform_edt(~points, sampling=spacing)
-        return distances
-    fast = cv2.distanceTransform((~points).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.sqrt(np.rint(np.square(fast.astype(np.float64)))) * spacing[0]
+    if spacing[0] == spacing[1]:
+        fast = cv2.distanceTransform((~points).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        if fast.max(initial=0) <= FARTHEST_EXACT:
+            return np.sqrt(np.rint(np.square(fast.astype(np.float64)))) * spacing[0]
+    distances: FloatArray = distance_transform_edt(~points, sampling=spacing)
+    return distances
 
 
 def _distances(start: BoolArray, end: BoolArray, spacing: tuple[float, float], worst: float) -> FloatArray:
