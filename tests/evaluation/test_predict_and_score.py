@@ -105,3 +105,30 @@ def test_a_damaged_model_is_code_four(data, tmp_path, capsys):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"not a model")
     assert run(["evaluate", str(data / "binary"), "-m", str(path)]) == 4
+
+
+def test_a_prediction_is_compared_with_that_of_a_model(data, tmp_path, capsys):
+    model = save_small_model(tmp_path / "m.safetensors", BINARY)
+    for number in range(3):
+        mask = data / f"binary/masks/c{number}.tif"
+        other = tmp_path / "other" / f"c{number}_pred.tif"
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(mask.read_bytes())
+        mask.rename(mask.with_name(f"c{number}_mask.tif"))
+    code, found, _ = document(
+        capsys, data / "binary", "-m", model, "--compare", tmp_path / "other", "--metrics", "dice"
+    )
+    assert code == 0
+    assert found["comparison"]["dice"]["cell"]["difference"] < 0
+
+
+def test_a_stack_and_its_masks_are_one_case(data, tmp_path, capsys):
+    model = save_small_model(tmp_path / "m.safetensors", BINARY)
+    images = np.stack([tifffile.imread(data / f"binary/images/c{number}.tif") for number in range(3)])
+    masks = np.stack([tifffile.imread(data / f"binary/masks/c{number}.tif") for number in range(3)])
+    for name, array in (("volume", images), ("labels", masks)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", array, photometric="minisblack")
+    stack = [tmp_path / "volume.tif", tmp_path / "labels.tif"]
+    code, found, _ = document(capsys, *stack, "-m", model, "--pages", "1-2", "--metrics", "dice")
+    assert (code, found["cases"]) == (0, 1)
+    assert [(row["name"], row["page"]) for row in found["rows"]] == [("volume", 1), ("volume", 2)]

@@ -13,6 +13,7 @@ from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.loading import load_pair
+from unetcli.dataset.names import split_extension
 from unetcli.dataset.pairs import Pair, find_pairs
 from unetcli.errors import InputError, raise_all, warn
 from unetcli.evaluation.coding import decide_task
@@ -88,7 +89,8 @@ def predict_inputs(
 
 def case_of(pair: Pair) -> str:
     """Return the name of a pair's file, which all pages of a stack share."""
-    return pair.name.removesuffix(f"[{pair.page}]")
+    whole = pair.name.removesuffix(f"[{pair.page}]")
+    return pair.name if whole == pair.name else split_extension(whole)[0]
 
 
 def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None) -> LabelCoding:

@@ -65,29 +65,32 @@ def pair_files(prediction: Path, truth: Path, *, pages: range | None = None) -> 
     UsageError : a path is absent, pages that are not there.
     InputError : files without partner, unreadable files, sizes or pages that differ; all of them together.
     """
-    images: dict[Path, Path] = {}
+    known: dict[Path, tuple[str, Path]] = {}
     truths: Path | list[Path] = truth
     if truth.is_dir():
-        images = _images_by_mask(truth)
-        truths = list(images) or truth
+        known = _images_by_mask(truth)
+        truths = list(known) or truth
     problems: list[UnetError] = []
     pairs = []
     for name, prediction_path, truth_path in match_files(prediction, truths):
+        case, image = known.get(truth_path, (name, None))
         try:
-            pairs.append(_check(name, prediction_path, truth_path, images.get(truth_path), pages))
+            pairs.append(_check(case, prediction_path, truth_path, image, pages))
         except UnetError as error:
             problems.append(error)
     raise_all(problems)
     return pairs
 
 
-def _images_by_mask(folder: Path) -> dict[Path, Path]:
-    """Return the image of each mask of a data set; nothing where the folder is not one."""
+def _images_by_mask(folder: Path) -> dict[Path, tuple[str, Path]]:
+    """Return name and image of each mask of a data set; nothing where the folder is not one."""
     try:
         pairing = find_pairs(folder, allow_unpaired=True)
     except UnetError:
         return {}
-    return {pair.masks[0]: pair.images[0] for pair in pairing.pairs if len(pair.masks) == len(pair.images) == 1}
+    return {
+        pair.masks[0]: (pair.name, pair.images[0]) for pair in pairing.pairs if len(pair.masks) == len(pair.images) == 1
+    }
 
 
 def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: range | None) -> FilePair:

