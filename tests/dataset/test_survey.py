@@ -194,6 +194,18 @@ def test_pixels_that_are_not_finite_and_constant_images(folder: Path) -> None:
         surveyed(folder).check()
 
 
+def test_a_stack_may_have_pages_without_content(tmp_path: Path) -> None:
+    pages = [image(number).astype(np.float32) for number in NUMBERS]
+    pages[1][:] = 3
+    pages[2][:] = np.nan
+    files = isbi_files(tmp_path)
+    save(files[0], np.stack(pages))
+    with pytest.warns(UnetWarning, match=r"train-volume\.tif\[2\]: 480 of 480"):
+        found = surveyed(files)
+    found.check()
+    assert len(found.pairs) == 4
+
+
 def test_palette_masks_keep_their_colors(folder: Path) -> None:
     for number in NUMBERS:
         picture = Image.fromarray((mask(number) > 0).astype(np.uint8), mode=None).convert("L").convert("P")

@@ -209,7 +209,7 @@ def _decode(pair: Pair, images: Sequence[Image], mask: Image | None) -> Record:
         raw = merge_objects(pair.masks)
     if raw.shape[:2] != pixels.shape[:2]:
         raise size_mismatch(pair, pixels.shape, raw.shape)
-    _look_at_pixels(pixels, pair)
+    _look_at_pixels(pixels, pair, alone=images[0].info.pages == 1)
     values = count_values(
         raw,
         pair.masks[0],
@@ -220,22 +220,24 @@ def _decode(pair: Pair, images: Sequence[Image], mask: Image | None) -> Record:
     return Record(pair, images[0].info, (height, width, channels), values, pixel_hash(pixels), pixel_hash(raw))
 
 
-def _look_at_pixels(pixels: NDArray[Any], pair: Pair) -> None:
+def _look_at_pixels(pixels: NDArray[Any], pair: Pair, *, alone: bool) -> None:
     """Refuse an image without a finite pixel; warn of some that are not finite, and of a constant image.
+
+    A stack may have pages without either: its range of intensities is that of all pages.
 
     Raises
     ------
     InputError : no pixel is finite.
     """
-    place = pair.images[0] if pair.page in (None, 0) else f"{pair.images[0]}[{pair.page}]"
+    place = pair.images[0] if alone else f"{pair.images[0]}[{pair.page}]"
     if pixels.dtype.kind == "f":
         finite = np.isfinite(pixels)
         lost = int(finite.size - np.count_nonzero(finite))
-        if lost == finite.size:
+        if lost == finite.size and alone:
             raise InputError("all pixels are NaN or infinite", path=place, hint="save the image again")
         if lost:
             share = 100 * lost / finite.size
             warn(f"{lost} of {finite.size} pixels ({share:.2g} %) are not finite; they take the median", path=place)
             pixels = pixels[finite]
-    if pixels.min() == pixels.max():
+    if alone and pixels.min() == pixels.max():
         warn(f"constant image (value {pixels.flat[0]:g})", path=place)
