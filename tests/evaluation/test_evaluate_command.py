@@ -389,3 +389,23 @@ def test_colors_of_masks_are_classes_and_palette_predictions_fit_them(tmp_path, 
     code, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice")
     assert code == 0
     assert {row["class"]: row["metrics"]["dice"] for row in found["rows"]} == {"#0000ff": 1, "#ff0000": 1, "mean": 1}
+
+
+def test_a_mask_of_several_channels_is_refused(tmp_path, capsys):
+    save(tmp_path / "t.tif", BINARY * np.uint8(255))
+    tifffile.imwrite(tmp_path / "p.tif", np.stack([BINARY] * 2), metadata={"axes": "CYX"}, imagej=True)
+    assert evaluate(tmp_path / "p.tif", tmp_path / "t.tif") == 3
+    assert "has 2 channels" in capsys.readouterr().err
+
+
+def test_probabilities_of_every_class(tmp_path, capsys):
+    classes = (CELLS % 3).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "t" / f"{name}.tif", classes)
+        (tmp_path / "p").mkdir(exist_ok=True)
+        shares = np.moveaxis(np.eye(3, dtype=np.float32)[classes] * 0.8 + np.float32(0.1), 2, 0)
+        tifffile.imwrite(tmp_path / "p" / f"{name}.tif", shares, metadata={"axes": "CYX"}, imagej=True)
+    code, found = document(capsys, tmp_path / "p", tmp_path / "t", "--metrics", "dice")
+    assert code == 0
+    assert {row["metrics"]["dice"] for row in found["rows"]} == {1}
+    assert any("likeliest class" in note for note in found["notes"])

@@ -108,6 +108,15 @@ def prediction_coding(
     """
     if any(not values.whole for _, values in files):
         return _probabilities(coding, files)
+    raise_all(
+        [
+            InputError(
+                f"has {values.channels} channels, a mask has one value per pixel", path=path, hint="save one channel"
+            )
+            for path, values in files
+            if values.channels not in (1, 3)
+        ]
+    )
     if coding.kind == "colors":
         return PredictionCoding(lambda raw: (np.maximum(coding.decode(raw), 0), None))
     found = sorted({int(value) for _, values in files for value in values.values.tolist()} - {ignore})
