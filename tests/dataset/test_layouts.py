@@ -39,7 +39,7 @@ def test_the_same_images_give_the_same_pairs(layout: str, tmp_path: Path) -> Non
         ("L3 milesial", "imgs/ + masks/", "_mask"),
         ("L6 ISBI folder", "-labels", "-labels"),
         ("L7 StarDist", "images/ + masks/", "equal names"),
-        ("L9 BiaPy raw, label", "raw/ + label/", "equal names"),
+        ("L9 BiaPy raw, label", "raw/ + label/", "equal names, masks with groundtruth"),
         ("L11 deepflash2", "images/ + masks/", "_roi-by-ann"),
         ("L16 Cell Tracking Challenge", "Cell Tracking", "frame"),
         ("L17 DSB 2018", "folder per image", "folder"),

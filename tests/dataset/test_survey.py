@@ -13,7 +13,7 @@ from PIL import Image
 
 from unetcli.dataset.examination import pixel_hash
 from unetcli.dataset.labels import IGNORE
-from unetcli.dataset.pairs import find_pairs
+from unetcli.dataset.pairs import collect_pairs, find_pairs
 from unetcli.dataset.survey import Survey, load_pair, survey
 from unetcli.dataset.table import class_rows, summary_rows
 from unetcli.errors import InputError, Problems, UnetWarning, UsageError
@@ -123,6 +123,15 @@ def test_all_problems_come_together_and_the_rest_is_known(folder: Path) -> None:
     assert found.coding.values == (0, 255)  # the table can still be shown
     with pytest.raises(Problems):
         found.check()
+
+
+def test_problems_of_names_and_of_files_come_together(folder: Path) -> None:
+    save(folder / "images/lonely.tif", image(0))
+    (folder / "images/n2.tif").write_text("hello")
+    with pytest.raises(Problems) as error:
+        survey(collect_pairs(folder)).check()
+    assert "lonely.tif" in error.value.problems[0].message
+    assert "n2.tif" in str(error.value.problems[1])
 
 
 def test_every_corrupt_file_among_many_is_named(tmp_path: Path) -> None:

@@ -104,9 +104,14 @@ def is_test_name(stem: str) -> bool:
 
 
 def mask_suffix(stem: str) -> str:
-    """Return the word, with its separator, by which a stem says that it is a mask."""
-    found = re.search(r"[ _.\-](ground[ _-]truth|[^ _.\-]+)$", stem) if _words(stem)[-1] in _MASK_SUFFIXES else None
-    return found.group(0) if found else re.split(r"(?<=[ _.\-])", stem)[0]
+    """Return the word, with its separator where it ends or begins the stem, by which it says that it is a mask."""
+    words = _words(stem)
+    if words[-1] in _MASK_SUFFIXES:
+        found = re.search(r"[ _.\-]+(ground[ _-]truth|[^ _.\-]+)$", stem, re.IGNORECASE)
+        return found[0] if found else stem
+    if words[0] in _MASK_WORDS:
+        return re.split(r"(?<=[ _.\-])", stem)[0]
+    return next((word for word in words if word in _MASK_SUFFIXES), stem)
 
 
 def plain_key(stem: str) -> str:

@@ -50,6 +50,7 @@ class Pairing:
     task : for which the layout is used, "instances", or None.
     declared : value and name of each class, where a file of the data set states them.
     ignore : the mask value to leave out that it states.
+    problems : names without partner or shared by several files.
     """
 
     layout: str
@@ -60,6 +61,7 @@ class Pairing:
     task: str | None = None
     declared: tuple[tuple[int, str], ...] | None = None
     ignore: int | None = None
+    problems: tuple[UnetError, ...] = ()
 
 
 def find_pairs(
@@ -70,7 +72,31 @@ def find_pairs(
     pair_by_order: bool = False,
     allow_unpaired: bool = False,
 ) -> Pairing:
-    """Return the pairs of image and mask in what the user named; no file is decoded for it.
+    """Return what `collect_pairs` does where nothing is wrong with it.
+
+    Raises
+    ------
+    UsageError, InputError : as there, and all problems of the names together.
+    """
+    pairing = collect_pairs(
+        data, images=images, masks=masks, pair_by_order=pair_by_order, allow_unpaired=allow_unpaired
+    )
+    raise_all(pairing.problems)
+    return pairing
+
+
+def collect_pairs(
+    data: Path | Sequence[Path],
+    *,
+    images: str | None = None,
+    masks: str | None = None,
+    pair_by_order: bool = False,
+    allow_unpaired: bool = False,
+) -> Pairing:
+    """Return the pairs of image and mask in what the user named, and what is wrong with their names.
+
+    Names only are looked at, no file is decoded. The problems are kept, so that they can be told together with those
+    of the files.
 
     Parameters
     ----------
@@ -83,7 +109,7 @@ def find_pairs(
     Raises
     ------
     UsageError : a path is absent, a glob has no match, or the combination means nothing.
-    InputError : no images, no masks, names without partner, names shared by several files; all of them together.
+    InputError : no images, no masks, or nothing that can be paired; all problems together.
     """
     paths = [data] if isinstance(data, Path) else list(data)
     found = [_from_globs(images, masks)] if images or masks else _from_paths(paths)
@@ -203,8 +229,12 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
 
 def _from_folder(path: Path) -> Arrangement:
     listing = list_folder(path)
-    raise_all(listing.problems)
-    return arrange(listing)
+    try:
+        found = arrange(listing)
+    except InputError:
+        raise_all(listing.problems)  # a folder that may not be read explains what is missing
+        raise
+    return replace(found, problems=(*listing.problems, *found.problems))
 
 
 def _two_folders(images: Path, masks: Path) -> Arrangement:
@@ -249,8 +279,8 @@ def _pair(found: Arrangement, by_order: bool, allow_unpaired: bool) -> Pairing:
             every_image = [entry for group in found.groups for entry in group.images]
             every_mask = [entry for group in found.groups for entry in group.masks]
             problems.append(missing_partners(lonely_images, lonely_masks, every_image, every_mask, found.root))
-    raise_all(problems)
     if not pairs:
+        raise_all(problems)
         raise InputError("no image has a mask", path=found.root, hint="see unet train --help")
     return Pairing(
         found.layout,
@@ -261,6 +291,7 @@ def _pair(found: Arrangement, by_order: bool, allow_unpaired: bool) -> Pairing:
         found.task,
         found.declared,
         found.ignore,
+        tuple(problems),
     )
 
 
@@ -300,4 +331,5 @@ def _joined(pairings: Sequence[Pairing]) -> Pairing:
         pairs=tuple(_uniquely_named(pairs, None)),
         left_out=tuple(item for pairing in pairings for item in pairing.left_out),
         root=None,
+        problems=tuple(problem for pairing in pairings for problem in pairing.problems),
     )

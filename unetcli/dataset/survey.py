@@ -205,7 +205,7 @@ def survey(
 ) -> Survey:
     """Return what all files of a data set hold, each decoded once, and everything that is wrong with them.
 
-    Problems are collected, not raised; see `Survey.check`.
+    Problems, those of the pairing among them, are collected, not raised; see `Survey.check`.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def survey(
     progress : called with the number of pages that are done and of all.
     """
     records, problems = examine(pairing.pairs, axes=axes, pages=pages, workers=workers, progress=progress)
-    problems += _mixed_channels(records)
+    problems = [*pairing.problems, *problems, *_mixed_channels(records)]
     detected = None
     if records:
         try:
