@@ -142,8 +142,7 @@ def segment_all(
                         done.append(asdict(event))
                     else:
                         bar((number + event.share) / len(jobs), source)
-                if len(jobs) == 1 or shown.verbose:
-                    shown.say(describe(done[-1]))
+                shown.say(describe(done[-1]))
             except Exception as error:
                 failure = as_unet_error(error)
                 if failure.exit_code == 1:
