@@ -35,10 +35,12 @@ def test_commands_run(tmp_path, monkeypatch):
         place.mkdir(parents=True)
         for number in range(5):
             ids = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((16, 16))).astype(np.uint16)
-            ids[::8] = ids[:, ::8] = 0
+            ids[::16] = ids[:, ::16] = 0
             ids[ids > 10 + number] = 0
             noise = rng.normal(500, 30, ids.shape)
-            tifffile.imwrite(place / f"{number}.tif", ids if name != "images" else (noise + 500 * (ids > 0)).astype(np.uint16))
+            tifffile.imwrite(
+                place / f"{number}.tif", ids if name != "images" else (noise + 500 * (ids > 0)).astype(np.uint16)
+            )
     tifffile.imwrite("scan.tif", rng.integers(0, 2000, (90, 80)).astype(np.uint16))
     for line in commands():
         arguments = shlex.split(line)[1:]
@@ -57,7 +59,11 @@ def test_links_lead_somewhere(page):
 
 def test_exit_codes():
     stated = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.M) for code in row.split(",")}
-    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.UnetError)}
+    codes = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.UnetError)
+    }
     assert codes | {0, 129, 130, 141, 143} == stated
 
 

@@ -71,7 +71,7 @@ def test_train_and_infer_without_another_word(home, place, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     for said in (
-        "layout: folders images/ + masks/",
+        "folders images/ + masks/",
         "equal names",
         "instances: an id per object",
         "epoch 1/1",
@@ -372,3 +372,13 @@ def test_a_single_image_trains(place):
 def test_divergence_has_its_code(home, place, capsys):
     assert run(["train", str(home / "cells"), *SMALL, "--learning-rate", "1e30", "--optimizer", "sgd"]) == 8
     assert "finite" in errors(capsys)[0]
+
+
+def test_identical_images_in_training_and_validation_are_named(place, capsys):
+    folder = write_folder(place / "cells")
+    for kind in ("images", "masks"):
+        shutil.copy(folder / kind / "c0.tif", folder / kind / "twin.tif")
+    assert run(["train", "cells", "--validation", "twin", "--dry-run", *SMALL]) == 0
+    assert "warning: identical images in training and validation" in capsys.readouterr().err
+    assert run(["train", "cells", "--validation", "c1", "--dry-run", *SMALL]) == 0
+    assert "warning: identical" not in capsys.readouterr().err

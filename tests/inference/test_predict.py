@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from oracles import whole_image_probabilities
+
 from unetcli.errors import ResourceError, UnetWarning
 from unetcli.images.mirror import mirrored_indices, read_mirrored
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands, turned, turned_back
@@ -190,7 +190,9 @@ def test_only_the_needed_region_is_read():
     class Watched:
         shape = (1000, 1000, 1)
         dtype = np.dtype(np.uint8)
-        asked = []
+
+        def __init__(self):
+            self.asked = []
 
         def __getitem__(self, key):
             self.asked.append(key)

@@ -105,7 +105,7 @@ def test_a_folder(tmp_path):
 def test_truncated(model, share):
     content = model.read_bytes()
     model.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ModelFileError, match="incomplete|damaged"):
+    with pytest.raises(ModelFileError, match=r"incomplete|damaged"):
         load_model(model)
 
 
@@ -127,7 +127,7 @@ def test_one_flipped_byte(model):
 
 class Canary:
     def __reduce__(self):
-        return (open, ("canary", "w"))  # noqa: PTH123
+        return (open, ("canary", "w"))
 
 
 @pytest.mark.parametrize("save_as", ["pickle", "torch"])

@@ -16,7 +16,9 @@ from unetcli.training.split import hold_out_region, split_pairs
 
 def files(number, **changes):
     names = [f"cell_{i:02d}" for i in range(number)]
-    return [Pair(name, (Path(f"images/{name}.tif"),), (Path(f"masks/{name}.tif"),), page=0, **changes) for name in names]
+    return [
+        Pair(name, (Path(f"images/{name}.tif"),), (Path(f"masks/{name}.tif"),), page=0, **changes) for name in names
+    ]
 
 
 def stack(pages, name="train-volume"):
@@ -74,7 +76,9 @@ def test_glob():
     assert split_pairs(files(12), "cell_1*").validation == (10, 11)
 
 
-@pytest.mark.parametrize("text", ["cell_03\ncell_05.tif\n", "id,split\ncell_03,val\ncell_04,train\ncell_05,validation\n"])
+@pytest.mark.parametrize(
+    "text", ["cell_03\ncell_05.tif\n", "id,split\ncell_03,val\ncell_04,train\ncell_05,validation\n"]
+)
 def test_list_file(tmp_path, text):
     path = tmp_path / "split.csv"
     path.write_text(text)

@@ -1,28 +1,22 @@
 """``unet infer IMAGE... -o OUT``: segment images of any size."""
 
-import glob
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unetcli.cli import options
 from unetcli.cli.console import Console, as_unet_error, console, one_line
+from unetcli.cli.jobs import STREAM, Job, check_streams, find_inputs, group_channels, plan_outputs
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import OutputError, PartialFailure, UsageError
+from unetcli.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from unetcli.images import ImageInfo
     from unetcli.inference.infer import Destinations, InferConfig, Segmenter
 
-STREAM = "-"
 DEFAULT_MODEL = "unet.safetensors"
-ENDINGS = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
-READABLE = {
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".svs", ".ndpi", ".nii", ".gz", ".dcm",
-}  # fmt: skip
 
 
 def infer(
@@ -69,11 +63,12 @@ def infer(
         model_paths = models or [Path(DEFAULT_MODEL)]
         check_streams(images, output, json_file)
         inputs = find_inputs(images)
+        cases = group_channels(inputs, model_paths)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
-        jobs = plan_outputs(inputs, output, extras, model_paths, dry_run=dry_run)
+        jobs = plan_outputs(cases, output, extras, model_paths, dry_run=dry_run)
         if skip_existing:
             jobs = [job for job in jobs if not (isinstance(job[1].main, Path) and job[1].main.exists())]
-            shown.say_more(f"{len(inputs) - len(jobs)} of {len(inputs)} outputs exist already")
+            shown.say_more(f"{len(cases) - len(jobs)} of {len(cases)} outputs exist already")
 
         from unetcli.inference.infer import InferConfig, Segmenter
         from unetcli.models.device import choose_device, set_threads
@@ -115,7 +110,7 @@ def infer(
 def segment_all(
     shown: Console,
     segmenter: "Segmenter",
-    jobs: list[tuple[str, "Destinations"]],
+    jobs: list[Job],
     config: "InferConfig",
     *,
     dry_run: bool,
@@ -130,18 +125,18 @@ def segment_all(
     done: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     with progress_bar(shown, "images", enabled=not dry_run) as bar:
-        for number, (source, destinations) in enumerate(jobs):
+        for number, (files, destinations) in enumerate(jobs):
             try:
-                stream: Path | BinaryIO = sys.stdin.buffer if source == STREAM else Path(source)
+                sources = [sys.stdin.buffer if file == STREAM else Path(file) for file in files]
                 if dry_run:
-                    done.append(inspected(segmenter.inspect(stream, config), destinations))
+                    done.append(inspected(segmenter.inspect(sources, config), destinations))
                     shown.say(describe(done[-1]))
                     continue
-                for event in segmenter.segment(stream, destinations, config, size):
+                for event in segmenter.segment(sources, destinations, config, size):
                     if isinstance(event, Segmented):
                         done.append(asdict(event))
                     else:
-                        bar((number + event.share) / len(jobs), source)
+                        bar((number + event.share) / len(jobs), files[0])
                 shown.say(describe(done[-1]))
             except Exception as error:
                 failure = as_unet_error(error)
@@ -151,7 +146,7 @@ def segment_all(
                     raise
                 show_failure(failure)
                 failures.append(
-                    {"input": source, "error": str(failure), "hint": failure.hint, "exit": failure.exit_code}
+                    {"input": files[0], "error": str(failure), "hint": failure.hint, "exit": failure.exit_code}
                 )
     return done, failures
 
@@ -174,112 +169,6 @@ def describe(done: dict[str, Any]) -> str:
         text += "" if done["objects"] is None else f", {done['objects']} objects"
         text += f", {done['seconds']:.1f} s"
     return one_line(text)
-
-
-def check_streams(images: list[str], output: str, json_file: str | None) -> None:
-    """Raise where binary data would go to a terminal or come from one.
-
-    Raises
-    ------
-    UsageError : says what to do instead.
-    """
-    if STREAM in images and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("- reads an image from stdin, which is a terminal", hint="unet infer - -o mask.tif < scan.tif")
-    if output == STREAM:
-        if json_file == STREAM:
-            raise UsageError("-o - and --json - both want stdout", hint="name a file for one of them")
-        if sys.stdout is None:
-            raise OutputError("stdout is closed", hint="name a file with -o")
-        if sys.stdout.isatty():
-            raise UsageError("refusing to write binary data to a terminal", hint="unet infer scan.tif -o - > mask.tif")
-
-
-def find_inputs(images: list[str]) -> list[str]:
-    """Return the files that the arguments name: files as they are, images of folders, matches of globs.
-
-    Raises
-    ------
-    UsageError : something is absent or matches nothing.
-    """
-    found: list[str] = []
-    for argument in images:
-        path = Path(argument)
-        if argument == STREAM or path.is_file():
-            found.append(argument)
-        elif path.is_dir():
-            inside = sorted(
-                str(entry)
-                for entry in path.iterdir()
-                if entry.suffix.lower() in READABLE and not entry.name.startswith((".", "~$")) and entry.is_file()
-            )
-            if not inside:
-                raise UsageError("no image in this folder", path=path, hint="name the files, or a glob in quotes")
-            found += inside
-        elif path.exists():
-            found.append(argument)  # a pipe or a device: the reader says what is wrong with it
-        elif glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  absolute and relative patterns alike
-            if not matches:
-                raise UsageError(f"no file matches {argument}", hint="check the folder and the quotes around the glob")
-            found += matches
-        else:
-            raise UsageError("no such file", path=argument, hint="check the name")
-    return list(dict.fromkeys(found))
-
-
-def plan_outputs(
-    inputs: list[str], output: str, extras: dict[str, Path | None], models: list[Path], *, dry_run: bool
-) -> list[tuple[str, "Destinations"]]:
-    """Return where the results of each input go; all places are checked for writing.
-
-    Raises
-    ------
-    UsageError : a file for several inputs, two inputs of one name, an extension that cannot hold labels.
-    OutputError : a place cannot be written.
-    """
-    from unetcli.images import check_format, check_writable
-    from unetcli.inference.infer import Destinations
-
-    target = Path(output)
-    read = [Path(path) for path in inputs if path != STREAM] + models
-    several = (
-        len(inputs) > 1 or output.endswith(("/", os.sep)) or target.is_dir() or any(Path(i).is_dir() for i in inputs)
-    )
-    if output == STREAM:
-        if len(inputs) > 1:
-            raise UsageError(f"{len(inputs)} images do not fit one stdout", hint="name a folder with -o")
-        return [(inputs[0], Destinations(sys.stdout.buffer, **extras))]
-    if several and target.suffix and not target.is_dir() and len(inputs) > 1:
-        raise UsageError(f"{len(inputs)} images, but -o names one file", path=output, hint="name a folder: -o masks/")
-    jobs = []
-    for source in inputs:
-        main, places = target, dict(extras)
-        if several:
-            stem = "stdin" if source == STREAM else stem_of(source)
-            main = target / (stem + (".png" if source.lower().endswith(".png") else ".tif"))
-            places = {name: path / (stem + ENDINGS[name]) if path else None for name, path in extras.items()}
-        jobs.append((source, Destinations(main, **places)))
-    mains = [job[1].main for job in jobs]
-    for place in mains:
-        if mains.count(place) > 1:
-            clashing = ", ".join(source for source, destinations in jobs if destinations.main == place)
-            raise UsageError(f"{clashing} would write the same {place}", hint="segment them into different folders")
-    for _, destinations in jobs:
-        for path in destinations.images:
-            check_format(path)
-        for path in destinations.files:
-            if not (dry_run and not path.parent.is_dir()):
-                check_writable(path, inputs=read)
-    return jobs
-
-
-def stem_of(source: str) -> str:
-    """Return a file's name without the extensions of its format."""
-    name = Path(source).name
-    for ending in (".ome.tif", ".ome.tiff", ".nii.gz"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return Path(name).stem
 
 
 def _auto_or_number(name: str, text: str) -> int:

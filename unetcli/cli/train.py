@@ -14,7 +14,7 @@ import typer
 from unetcli.cli import options
 from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds, write_line
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import UsageError
+from unetcli.errors import UsageError, warn
 
 if TYPE_CHECKING:
     from unetcli.dataset.survey import Survey
@@ -116,7 +116,7 @@ def train(
             raise UsageError("no data named", hint="unet train FOLDER, or unet train images.tif masks.tif")
 
         from unetcli.dataset.augmentation import NO_AUGMENTATION, AugmentationSettings
-        from unetcli.dataset.pairs import find_pairs
+        from unetcli.dataset.pairs import collect_pairs
         from unetcli.dataset.survey import survey
         from unetcli.models.device import set_threads
         from unetcli.training.config import TrainConfig
@@ -164,7 +164,7 @@ def train(
         if not dry_run:
             check_outputs(config)
         set_threads(threads)
-        pairing = find_pairs(
+        pairing = collect_pairs(
             data or [], images=images, masks=masks, pair_by_order=pair_by_order, allow_unpaired=allow_unpaired
         )
         names = [name.strip() for name in classes.split(",")] if classes else None
@@ -183,6 +183,7 @@ def train(
             shown.write_json(found.as_json())
         found.check()
         decided, trainer = plan(config, found)
+        warn_of_leakage(found, decided)
         show_plan(shown, decided)
         if dry_run:
             shown.write_json(dry_run_document(found, decided))
@@ -201,28 +202,25 @@ def train(
 
 def show_survey(shown: Console, found: "Survey") -> None:
     """Say how the data set was understood."""
-    shown.say(f"layout: {found.layout}; pairs: {found.rule}")
-    if not found.records:
-        return
-    sizes = sorted({f"{width} x {height}" for height, width, _ in found.shapes})
-    depths = sorted({f"{record.info.bits}-bit {record.info.dtype.name}" for record in found.records})
-    size = found.pixel_size
-    rows = [
-        ("pairs", len(found.records)),
-        ("width x height", sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} to {sizes[-1]}"),
-        ("axes", f"{found.axes}, {found.channels} channel{'s' if found.channels > 1 else ''}, {', '.join(depths)}"),
-        ("pixel size", f"{size[0]:g} x {size[1]:g} {size[2]}" if size else "not stated"),
-    ]
+    from unetcli.dataset.table import class_rows, summary_rows
+
+    shown.table(("data", ""), summary_rows(found))
     if found.detected is not None:
-        shares = ", ".join(
-            f"{name} {share:.1%}" for name, share in zip(found.coding.classes, found.class_shares, strict=True)
-        )
-        rows += [("masks", found.coding.describe()), ("share of pixels", shares)]
-        counts = found.objects
-        rows.append(("objects", f"{sum(counts)} in all, {min(counts)} to {max(counts)} in an image"))
-    shown.table(("data", ""), rows)
+        rows = [(name, value, f"{share:.1%}") for name, value, share in class_rows(found)]
+        shown.table(("class", "mask value", "share of pixels"), rows)
     for note in found.notes:
         shown.say(f"note: {note}")
+
+
+def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
+    """Name images that are in training and, byte for byte alike, in validation."""
+    training, held_out = set(decided.split.training), set(decided.split.validation)
+    if decided.split.by_region:
+        return
+    leaked = [group for group in found.duplicates if training & set(group) and held_out & set(group)]
+    for group in leaked:
+        names = ", ".join(found.pairs[index].name for index in group)
+        warn(f"identical images in training and validation, whose score is then too good: {names}")
 
 
 def show_plan(shown: Console, decided: "Plan") -> None:

@@ -1,7 +1,5 @@
 """From an image file and model files to a mask file, and what else was asked for in the same pass."""
 
-import contextlib
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,10 +13,11 @@ from torch import nn
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
-from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, normalize, open_image
+from unetcli.images import ImageInfo, normalize
 from unetcli.inference.instances import find_objects
 from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
+from unetcli.inference.scan import open_scan
 from unetcli.inference.tilesize import choose_tile
 from unetcli.models.device import Device, move_network
 from unetcli.models.modelfile import ModelDescription, load_model
@@ -144,9 +143,13 @@ class Segmenter:
         return choose_tile(largest, self.description.channels, self.device, tile=config.tile, batch=config.batch)
 
     def segment(
-        self, source: Path | BinaryIO, destinations: Destinations, config: InferConfig, size: TileSize
+        self, sources: Sequence[Path | BinaryIO], destinations: Destinations, config: InferConfig, size: TileSize
     ) -> Iterator[PageDone | Segmented]:
         """Segment one image, yielding progress and, at the end, what became of it.
+
+        Parameters
+        ----------
+        sources : the file of the image, or one for each channel.
 
         Raises
         ------
@@ -156,15 +159,12 @@ class Segmenter:
         began = time.monotonic()
         ensemble = Ensemble(self.networks, self.device, EIGHT_TURNS if config.turns else UNTURNED, config.threshold)
         with ExitStack() as stack:
-            if not isinstance(source, Path):
-                source = io.BytesIO(source.read())  # it may be opened twice
-            image = stack.enter_context(open_image(source, axes=config.axes, pages=config.pages, name="stdin"))
+            image = stack.enter_context(open_scan(sources, axes=config.axes, pages=config.pages))
             self.check(image.info)
-            intensity = file_intensity(source, image, config)
             outputs = stack.enter_context(
                 open_outputs(destinations, image.info, self.coding, self.description.classes, config.output_kind)
             )
-            prepare = partial(normalize, intensity=intensity)
+            prepare = partial(normalize, intensity=image.intensity())
             foreground, objects = 0, 0
             wants_page = any(output.wants_page for output in outputs)
             for page in range(image.info.pages):
@@ -202,14 +202,14 @@ class Segmenter:
             seconds=time.monotonic() - began,
         )
 
-    def inspect(self, source: Path | BinaryIO, config: InferConfig) -> ImageInfo:
+    def inspect(self, sources: Sequence[Path | BinaryIO], config: InferConfig) -> ImageInfo:
         """Return what an image is, after all checks that need no computing.
 
         Raises
         ------
         InputError : the image cannot be read, or has other channels than the model expects.
         """
-        with open_image(source, axes=config.axes, pages=config.pages, name="stdin") as image:
+        with open_scan(sources, axes=config.axes, pages=config.pages) as image:
             self.check(image.info)
             return image.info
 
@@ -236,17 +236,6 @@ class Segmenter:
                 "objects appear in another size",
                 path=info.path,
             )
-
-
-def file_intensity(source: Path | BinaryIO, image: Image, config: InferConfig) -> IntensityRange:
-    """Return the intensity range of a whole file, whichever pages were selected, so that each is segmented alike.
-
-    Pages that differ in size can only be opened by selection; then the selected ones decide.
-    """
-    if config.pages is not None:
-        with contextlib.suppress(InputError), open_image(source, axes=config.axes, name="stdin") as whole:
-            return intensity_range(whole)
-    return intensity_range(image)
 
 
 def coding_of(path: Path, description: ModelDescription) -> LabelCoding:

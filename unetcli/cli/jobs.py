@@ -1,0 +1,163 @@
+"""What ``unet infer`` reads and where it writes: decided, and checked, before any work."""
+
+import glob
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from unetcli.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from unetcli.inference.infer import Destinations
+
+STREAM = "-"
+ENDINGS = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
+READABLE = {
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".svs", ".ndpi", ".nii", ".gz", ".dcm",
+}  # fmt: skip
+CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")  # case_0000.png, case_0001.png: one file per channel, as nnU-Net names them
+
+Job: TypeAlias = "tuple[tuple[str, ...], Destinations]"  # the file of an image, or one per channel, and its outputs
+
+
+def check_streams(images: list[str], output: str, json_file: str | None) -> None:
+    """Raise where binary data would go to a terminal or come from one.
+
+    Raises
+    ------
+    UsageError : says what to do instead.
+    """
+    if STREAM in images and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError("- reads an image from stdin, which is a terminal", hint="unet infer - -o mask.tif < scan.tif")
+    if output == STREAM:
+        if json_file == STREAM:
+            raise UsageError("-o - and --json - both want stdout", hint="name a file for one of them")
+        if sys.stdout is None:
+            raise OutputError("stdout is closed", hint="name a file with -o")
+        if sys.stdout.isatty():
+            raise UsageError("refusing to write binary data to a terminal", hint="unet infer scan.tif -o - > mask.tif")
+
+
+def find_inputs(images: list[str]) -> list[str]:
+    """Return the files that the arguments name: files as they are, images of folders, matches of globs.
+
+    Raises
+    ------
+    UsageError : something is absent or matches nothing.
+    """
+    found: list[str] = []
+    for argument in images:
+        path = Path(argument)
+        if argument == STREAM or path.is_file():
+            found.append(argument)
+        elif path.is_dir():
+            inside = sorted(
+                str(entry)
+                for entry in path.iterdir()
+                if entry.suffix.lower() in READABLE and not entry.name.startswith((".", "~$")) and entry.is_file()
+            )
+            if not inside:
+                raise UsageError("no image in this folder", path=path, hint="name the files, or a glob in quotes")
+            found += inside
+        elif path.exists():
+            found.append(argument)  # a pipe or a device: the reader says what is wrong with it
+        elif glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  absolute and relative patterns alike
+            if not matches:
+                raise UsageError(f"no file matches {argument}", hint="check the folder and the quotes around the glob")
+            found += matches
+        else:
+            raise UsageError("no such file", path=argument, hint="check the name")
+    return list(dict.fromkeys(found))
+
+
+def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[str, ...]]:
+    """Return the files of each image: one, or one per channel where the model wants several and the names say so.
+
+    Files are grouped if all of them are called ``NAME_0000``, ``NAME_0001`` and so on, up to as many for each name as
+    the model has channels.
+    """
+    single: list[tuple[str, ...]] = [(source,) for source in inputs]
+    cases: dict[str, list[str]] = {}
+    for source in inputs:
+        match = CHANNEL_FILE.fullmatch(stem_of(source))
+        if match is None:
+            return single
+        cases.setdefault(str(Path(source).with_name(match[1])), []).append(source)
+    groups = [tuple(sorted(files)) for files in cases.values()]
+    if len(groups[0]) < 2:
+        return single
+    from unetcli.models.modelfile import read_description
+
+    channels = read_description(models[0]).channels
+    return groups if all(len(group) == channels for group in groups) else single
+
+
+def plan_outputs(
+    cases: Sequence[tuple[str, ...]],
+    output: str,
+    extras: dict[str, Path | None],
+    models: list[Path],
+    *,
+    dry_run: bool,
+) -> "list[Job]":
+    """Return where the results of each image go; all places are checked for writing.
+
+    Raises
+    ------
+    UsageError : a file for several images, two images of one name, an extension that cannot hold labels.
+    OutputError : a place cannot be written.
+    """
+    from unetcli.images import check_format, check_writable
+    from unetcli.inference.infer import Destinations
+
+    target = Path(output)
+    read = [Path(path) for files in cases for path in files if path != STREAM] + models
+    if output == STREAM:
+        if len(cases) > 1:
+            raise UsageError(f"{len(cases)} images do not fit one stdout", hint="name a folder with -o")
+        return [(cases[0], Destinations(sys.stdout.buffer, **extras))]
+    into_folder = len(cases) > 1 or output.endswith(("/", os.sep)) or target.is_dir() or not target.suffix
+    if len(cases) > 1 and target.suffix and not target.is_dir():
+        raise UsageError(f"{len(cases)} images, but -o names one file", path=output, hint="name a folder: -o masks/")
+    jobs = []
+    for files in cases:
+        main, places = target, dict(extras)
+        if into_folder:
+            stem = name_of(files)
+            main = target / (stem + (".png" if files[0].lower().endswith(".png") else ".tif"))
+            places = {name: path / (stem + ENDINGS[name]) if path else None for name, path in extras.items()}
+        jobs.append((files, Destinations(main, **places)))
+    for place, number in Counter(destinations.main for _, destinations in jobs).items():
+        if number > 1:
+            clashing = ", ".join(files[0] for files, destinations in jobs if destinations.main == place)
+            raise UsageError(f"{clashing} would write the same {place}", hint="segment them into different folders")
+    for _, destinations in jobs:
+        for path in destinations.images:
+            check_format(path)
+        for path in destinations.files:
+            if not (dry_run and not path.parent.is_dir()):
+                check_writable(path, inputs=read)
+    return jobs
+
+
+def name_of(files: Sequence[str]) -> str:
+    """Return the name that the outputs of an image get."""
+    if files[0] == STREAM:
+        return "stdin"
+    stem = stem_of(files[0])
+    match = CHANNEL_FILE.fullmatch(stem) if len(files) > 1 else None
+    return match[1] if match else stem
+
+
+def stem_of(source: str) -> str:
+    """Return a file's name without the extensions of its format."""
+    name = Path(source).name
+    for ending in (".ome.tif", ".ome.tiff", ".nii.gz"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return Path(name).stem
