@@ -130,14 +130,14 @@ def segment_all(
                 sources = [sys.stdin.buffer if file == STREAM else Path(file) for file in files]
                 if dry_run:
                     done.append(inspected(segmenter.inspect(sources, config), destinations))
-                    shown.say(describe(done[-1]))
+                    say_done(shown, done[-1])
                     continue
                 for event in segmenter.segment(sources, destinations, config, size):
                     if isinstance(event, Segmented):
                         done.append(asdict(event))
                     else:
                         bar((number + event.share) / len(jobs), files[0])
-                shown.say(describe(done[-1]))
+                say_done(shown, done[-1])
             except Exception as error:
                 failure = as_unet_error(error)
                 if failure.exit_code == 1:
@@ -152,10 +152,17 @@ def segment_all(
 
 
 def inspected(info: "ImageInfo", destinations: "Destinations") -> dict[str, Any]:
-    """Return what a dry run knows of an output: its place, shape and axes."""
+    """Return what a dry run knows of an output: its place, shape and axes, and how the image is read."""
     output = str(destinations.main) if isinstance(destinations.main, Path) else STREAM
     shape = (info.pages, info.height, info.width)
-    return {"input": str(info.path), "output": output, "shape": shape, "axes": info.axes}
+    return {"input": str(info.path), "output": output, "shape": shape, "axes": info.axes, "notes": info.notes}
+
+
+def say_done(shown: Console, done: dict[str, Any]) -> None:
+    """Say how an input was read, and what became of it."""
+    for note in done["notes"]:
+        shown.say(one_line(f"note: {done['input']}: {note}"))
+    shown.say(describe(done))
 
 
 def describe(done: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from unetcli.errors import OutputError, UsageError
+from unetcli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from unetcli.inference.infer import Destinations
@@ -48,6 +48,7 @@ def find_inputs(images: list[str]) -> list[str]:
     Raises
     ------
     UsageError : something is absent or matches nothing.
+    InputError : a folder without an image.
     """
     found: list[str] = []
     for argument in images:
@@ -61,7 +62,7 @@ def find_inputs(images: list[str]) -> list[str]:
                 if entry.suffix.lower() in READABLE and not entry.name.startswith((".", "~$")) and entry.is_file()
             )
             if not inside:
-                raise UsageError("no image in this folder", path=path, hint="name the files, or a glob in quotes")
+                raise InputError("holds no image", path=path, hint="name the files, or a glob in quotes")
             found += inside
         elif path.exists():
             found.append(argument)  # a pipe or a device: the reader says what is wrong with it

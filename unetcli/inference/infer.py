@@ -98,6 +98,7 @@ class Segmented:
     tile : side of the largest tile that was used.
     foreground : share of the pixels that are not background.
     objects : number of objects over all pages, None where none were looked for.
+    notes : what was done to read the image, such as inverting it.
     """
 
     input: str
@@ -107,6 +108,7 @@ class Segmented:
     tile: int
     foreground: float
     objects: int | None
+    notes: tuple[str, ...]
     seconds: float
 
 
@@ -199,6 +201,7 @@ class Segmenter:
             tile=size.tile,
             foreground=foreground / (info.pages * info.height * info.width),
             objects=objects if wants_page else None,
+            notes=info.notes,
             seconds=time.monotonic() - began,
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.labels import LabelCoding
+from unetcli.errors import warn
 from unetcli.images import ImageInfo, ImageWriter, PixelSize
 from unetcli.images.atomic import atomic_path
 from unetcli.images.mirror import Source
@@ -93,6 +94,8 @@ class InstancesOutput:
     def write(self, target: Path | BinaryIO, info: ImageInfo) -> None:
         """Write all pages in the smallest unsigned type that instance masks are commonly read with."""
         dtype = np.uint16 if self.largest <= MOST_UINT16 else np.uint32
+        if dtype == np.uint32:
+            warn(f"{self.largest} objects on one page: their ids take 32 bits, which some programs cannot read")
         with ImageWriter(target, like=info, dtype=dtype, kind="mask") as writer:
             for page in self.pages:
                 objects = np.frombuffer(zlib.decompress(page), np.int32).reshape(info.height, info.width)

@@ -1,0 +1,152 @@
+"""Real processes of the program without its start-up time: one process imports it, then forks for every run.
+
+A fork gets its own working folder, streams, environment, umask, limits and user, runs the command line, and leaves
+through the interpreter's own exit, as ``python -m unetcli`` does.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NOBODY = 65534
+MODULES = (
+    "unetcli.cli", "unetcli.cli.progress", "unetcli.dataset.survey", "unetcli.evaluation.evaluate",
+    "unetcli.inference.infer", "unetcli.training.plan", "unetcli.training.train", "unetcli.images.tiff",
+    "unetcli.images.writer", "tifffile", "imagecodecs", "scipy.ndimage", "skimage.measure", "rich.progress",
+)  # fmt: skip
+FLAGS = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+class Running:
+    """A run that was started."""
+
+    def __init__(self, zygote: "Zygote", pid: int) -> None:
+        self.zygote = zygote
+        self.pid = pid
+
+    def wait(self, seconds: float = 30) -> int:
+        """Return the exit code as a shell shows it; kill the run and fail when it takes too long."""
+        deadline = time.monotonic() + seconds
+        while (code := self.zygote.ask({"poll": self.pid})["code"]) is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"still running after {seconds} s")
+            time.sleep(0.01)
+        return code
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    @property
+    def has_children(self) -> bool:
+        """Whether a process of the group of this run, which has ended, is still there."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+class Zygote:
+    """The process that forks; a context."""
+
+    def __enter__(self) -> "Zygote":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-W", "ignore", __file__]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self.process.stdin.close()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+    def ask(self, request: dict) -> dict:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, arguments, place, *, streams=(os.devnull, "out", "err"), environment=None, umask=0o022,
+              limits=None, nobody=False) -> Running:  # fmt: skip
+        """Start a run in the folder `place`; a stream is a path, or None where it is closed.
+
+        Parameters
+        ----------
+        limits : {"RLIMIT_FSIZE": bytes}.
+        nobody : run without the rights of root.
+        """
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "place": str(place),
+            "streams": [None if stream is None else str(Path(place) / stream) for stream in streams],
+            "environment": {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1", **(environment or {})},
+            "umask": umask,
+            "limits": limits or {},
+            "nobody": nobody and os.geteuid() == 0,
+        }
+        return Running(self, self.ask(request)["pid"])
+
+
+def serve() -> None:
+    for name in MODULES:
+        __import__(name)
+    codes = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid = request["poll"]
+            found, status = os.waitpid(pid, os.WNOHANG) if pid not in codes else (0, 0)
+            if found:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            code = codes.get(pid)
+            print(json.dumps({"code": code if code is None or code >= 0 else 128 - code}), flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            become(request)
+            break
+        print(json.dumps({"pid": pid}), flush=True)
+    else:
+        return
+    from unetcli.cli import run
+
+    sys.exit(run(request["arguments"]))
+
+
+def become(request: dict) -> None:
+    """Turn this fork into the process that was asked for."""
+    os.setpgid(0, 0)
+    os.chdir(request["place"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.stdin, sys.stdout, sys.stderr = (stream_of(number, path) for number, path in enumerate(request["streams"]))
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for name, value in request["limits"].items():
+        kind = getattr(resource, name)
+        resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+    if request["nobody"]:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
+def stream_of(number: int, path: str | None):
+    if path is None:
+        os.close(number)
+        return None
+    descriptor = os.open(path, FLAGS[number], 0o666)
+    os.dup2(descriptor, number)
+    os.close(descriptor)
+    return open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
+
+
+if __name__ == "__main__":
+    serve()
