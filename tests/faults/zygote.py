@@ -6,6 +6,7 @@ through the interpreter's own exit, as ``python -m unetcli`` does.
 
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
@@ -14,11 +15,8 @@ import time
 from pathlib import Path
 
 NOBODY = 65534
-MODULES = (
-    "unetcli.cli", "unetcli.cli.progress", "unetcli.dataset.survey", "unetcli.evaluation.evaluate",
-    "unetcli.inference.infer", "unetcli.training.plan", "unetcli.training.train", "unetcli.images.tiff",
-    "unetcli.images.writer", "tifffile", "imagecodecs", "scipy.ndimage", "skimage.measure", "rich.progress",
-)  # fmt: skip
+LIBRARIES = ("tifffile", "imagecodecs", "scipy.ndimage", "skimage.measure", "skimage.segmentation", "rich.progress",
+             "torch._dynamo", "PIL.Image")  # fmt: skip
 FLAGS = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
@@ -95,7 +93,9 @@ class Zygote:
 
 
 def serve() -> None:
-    for name in MODULES:
+    import unetcli
+
+    for name in [*LIBRARIES, *(module.name for module in pkgutil.walk_packages(unetcli.__path__, "unetcli."))]:
         __import__(name)
     codes = {}
     for line in sys.stdin:
