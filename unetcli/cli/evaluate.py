@@ -40,13 +40,17 @@ EPILOG = "\n\n".join(
 
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PREDICTION", help="A file or folder; with -m the data, as for training.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTION", readable=False, help="A file or folder; with -m the data, as for training."
+        ),
     ],
     truth: Annotated[
-        Path | None, typer.Argument(metavar="TRUTH", help="A file, a folder of masks, or a data set.")
+        Path | None, typer.Argument(metavar="TRUTH", readable=False, help="A file, a folder of masks, or a data set.")
     ] = None,
     models: Annotated[
-        list[Path] | None, typer.Option("-m", "--model", help="Predict DATA first; several are averaged.")
+        list[Path] | None,
+        typer.Option("-m", "--model", readable=False, help="Predict DATA first; several are averaged."),
     ] = None,
     task: Annotated[Task, typer.Option("--task", help="What the masks are; auto decides by the truth.")] = "auto",
     metrics: Annotated[

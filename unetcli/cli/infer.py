@@ -24,7 +24,13 @@ def infer(
     output: Annotated[str, typer.Option("-o", "--output", help="A file, a folder, or - for stdout.")],
     models: Annotated[
         list[Path] | None,
-        typer.Option("-m", "--model", envvar="UNET_MODEL", help=f"Several are averaged.  [default: {DEFAULT_MODEL}]"),
+        typer.Option(
+            "-m",
+            "--model",
+            envvar="UNET_MODEL",
+            readable=False,
+            help=f"Several are averaged.  [default: {DEFAULT_MODEL}]",
+        ),
     ] = None,
     output_kind: Annotated[
         str, typer.Option("--output-kind", help="mask (as the training masks), classes, instances or probabilities.")

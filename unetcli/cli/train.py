@@ -27,7 +27,11 @@ LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
 def train(
     data: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DATA...", help="A folder of images and masks, or an image stack and its mask stack."),
+        typer.Argument(
+            metavar="DATA...",
+            readable=False,
+            help="A folder of images and masks, or an image stack and its mask stack.",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file.")] = Path(
         "unet.safetensors"

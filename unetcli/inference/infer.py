@@ -14,6 +14,7 @@ from torch import nn
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
 from unetcli.images import ImageInfo, normalize
+from unetcli.images.normalization import rule
 from unetcli.inference.instances import find_objects
 from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
@@ -130,6 +131,7 @@ class Segmenter:
         self.networks: list[nn.Module] = [move_network(network, device) for _, network, _, _ in loaded]
         self.description: ModelDescription = loaded[0][2]
         self.coding = coding_of(models[0], self.description)
+        check_normalization(models[0], self.description)
         for path, _, other, _ in loaded[1:]:
             for name in ("channels", "classes", "coding", "normalization"):
                 if getattr(other, name) != getattr(self.description, name):
@@ -246,9 +248,31 @@ def coding_of(path: Path, description: ModelDescription) -> LabelCoding:
 
     Raises
     ------
-    ModelFileError : it describes none.
+    ModelFileError : it describes none, or one of another number of classes.
     """
     try:
-        return LabelCoding.from_json(description.coding)
-    except (ValueError, TypeError, KeyError, InputError) as error:
-        raise ModelFileError(f"its label coding is invalid: {error}", path=path, hint="train a new model") from None
+        coding = LabelCoding.from_json(description.coding)
+    except ModelFileError as error:
+        raise ModelFileError(error.message, path=path, hint=error.hint) from None
+    if len(coding.classes) != description.classes:
+        raise ModelFileError(
+            f"its label coding has {len(coding.classes)} classes, its network {description.classes}",
+            path=path,
+            hint="train a new model",
+        )
+    return coding
+
+
+def check_normalization(path: Path, description: ModelDescription) -> None:
+    """Raise unless a model was trained on intensities that were scaled as this program scales them.
+
+    Raises
+    ------
+    ModelFileError : its rule is another one.
+    """
+    if description.normalization != rule():
+        raise ModelFileError(
+            f"its normalization {description.normalization.get('name')!r} is not this program's",
+            path=path,
+            hint="use the version of unet that made the model, or train a new one",
+        )

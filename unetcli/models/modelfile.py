@@ -7,11 +7,13 @@ ever loaded, names and shapes must match exactly, and a SHA-256 over the tensors
 
 import hashlib
 import json
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -99,7 +101,8 @@ def read_description(path: Path) -> ModelDescription:
     UsageError : the file is absent.
     ModelFileError : it is not a model file of this program, damaged, or of a newer format.
     """
-    return _description(path, _header(path))
+    with _opened(path) as file:
+        return _description(path, _header(path, file))
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
@@ -110,10 +113,13 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
     UsageError : the file is absent.
     ModelFileError : it is damaged, or its weights do not fit the network it describes.
     """
-    header = _header(path)
-    description = _description(path, header)
+    with _opened(path) as file:  # once: a training may put another file in its place meanwhile
+        header = _header(path, file)
+        description = _description(path, header)
+        file.seek(0)
+        content = file.read()
     try:
-        tensors = load_tensors(path.read_bytes())
+        tensors = load_tensors(content)
     except Exception as error:  # safetensors raises its own class, and ValueError, TypeError, KeyError
         raise _damaged(path, str(error)) from None
     sha256 = tensors_sha256(tensors)
@@ -127,17 +133,19 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
                 f"weights contain NaN or infinity ({name}): training diverged", path=path, hint="train again"
             )
     try:
-        network = build_network(
-            description.architecture,
-            channels=description.channels,
-            classes=description.classes,
-            **description.arguments,
-        )
+        with torch.device("meta"):  # without memory: the network that is described may be far larger than the file
+            _match(path, _network(description).state_dict(), tensors)
     except (UsageError, TypeError, ValueError, AssertionError) as error:
         raise ModelFileError(f"describes an impossible network: {error}", path=path, hint="train a new model") from None
-    _match(path, network.state_dict(), tensors)
+    network = _network(description)
     network.load_state_dict(tensors, strict=True)
     return network.eval(), description, sha256
+
+
+def _network(description: ModelDescription) -> nn.Module:
+    return build_network(
+        description.architecture, channels=description.channels, classes=description.classes, **description.arguments
+    )
 
 
 def _match(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -150,7 +158,8 @@ def _match(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
             )
 
 
-def _header(path: Path) -> dict[str, Any]:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if not path.exists():
         raise UsageError(
             "no such model file", path=path, hint="train one with 'unet train FOLDER', or name another with -m"
@@ -159,11 +168,20 @@ def _header(path: Path) -> dict[str, Any]:
         raise ModelFileError(
             "not a model of this tool (not a regular file)", path=path, hint="-m takes a .safetensors file"
         )
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        text = file.read(length) if 2 <= length <= min(LARGEST_HEADER, size) else b""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ModelFileError(f"cannot be read: {reason}", path=path, hint="make the file readable: chmod +r") from None
+    with file:
+        yield file
+
+
+def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    text = file.read(length) if 2 <= length <= min(LARGEST_HEADER, size) else b""
     if not text.startswith(b"{"):
         for magic, kind in FOREIGN:
             if start.startswith(magic) and length > LARGEST_HEADER:
