@@ -67,7 +67,7 @@ def onnx(content):
 BAD = {
     "CK01-empty": (lambda content: b"", "not a model of this tool"),
     "CK01-text": (lambda content: b"hello, this is a text", r"not a model of this tool.*starts with b'hello, t'"),
-    "CK02-half": (lambda content: content[: len(content) // 2], r"incomplete or damaged.*\d+ bytes expected, \d+ present"),
+    "CK02-half": (lambda content: content[: len(content) // 2], r"incomplete or damaged.* bytes expected, \d+ present"),
     "CK02-header": (lambda content: struct.pack("<Q", 2**63) + content[8:], "incomplete"),
     "CK02-large": (lambda content: struct.pack("<Q", 10**8) + content[8:], "incomplete"),
     "CK02-cut": (lambda content: content[:300], "incomplete"),
@@ -81,7 +81,7 @@ BAD = {
     "CK07-missing": (lambda content: changed(content, axes=None), "no valid 'axes'"),
     "CK07-type": (lambda content: changed(content, channels="1"), "no valid 'channels'"),
     "CK07-depth": (lambda content: changed(content, arguments={"features": 4, "depth": 10**6}), "depth"),
-    "CK07-features": (lambda content: changed(content, arguments={"features": 1024, "depth": 7}), "would have 509,648,"),
+    "CK07-features": (lambda content: changed(content, arguments={"features": 1024, "depth": 7}), "would have 509"),
     "CK07-architecture": (lambda content: changed(content, architecture="os.system"), "os.system"),
     "CK07-coding": (lambda content: changed(content, coding={"task": "semantic"}), "coding"),
     "CK07-width": (lambda content: changed(content, arguments={"features": 512, "depth": 4}), "the network needs"),

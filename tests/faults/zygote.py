@@ -72,13 +72,14 @@ class Zygote:
         return json.loads(self.process.stdout.readline())
 
     def start(self, arguments, place, *, streams=(os.devnull, "out", "err"), environment=None, umask=0o022,
-              limits=None, nobody=False) -> Running:  # fmt: skip
+              limits=None, nobody=False, remove=False, encoding="utf-8") -> Running:  # fmt: skip
         """Start a run in the folder `place`; a stream is a path, or None where it is closed.
 
         Parameters
         ----------
         limits : {"RLIMIT_FSIZE": bytes}.
         nobody : run without the rights of root.
+        remove : remove the working folder before the run.
         """
         request = {
             "arguments": [str(argument) for argument in arguments],
@@ -87,6 +88,8 @@ class Zygote:
             "environment": {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1", **(environment or {})},
             "umask": umask,
             "limits": limits or {},
+            "remove": remove,
+            "encoding": encoding,
             "nobody": nobody and os.geteuid() == 0,
         }
         return Running(self, self.ask(request)["pid"])
@@ -127,8 +130,12 @@ def become(request: dict) -> None:
     os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.stdin, sys.stdout, sys.stderr = (stream_of(number, path) for number, path in enumerate(request["streams"]))
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream_of(number, path, request["encoding"]) for number, path in enumerate(request["streams"])
+    )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    if request["remove"]:
+        Path(request["place"]).rmdir()
     for name, value in request["limits"].items():
         kind = getattr(resource, name)
         resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
@@ -138,14 +145,14 @@ def become(request: dict) -> None:
         os.setuid(NOBODY)
 
 
-def stream_of(number: int, path: str | None):
+def stream_of(number: int, path: str | None, encoding: str):
     if path is None:
         os.close(number)
         return None
     descriptor = os.open(path, FLAGS[number], 0o666)
     os.dup2(descriptor, number)
     os.close(descriptor)
-    return open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
+    return open(number, "r" if number == 0 else "w", encoding=encoding, closefd=False)
 
 
 if __name__ == "__main__":

@@ -162,10 +162,23 @@ def guarded(call: Callable[[], Any]) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_code
     except (BrokenPipeError, ReaderGone):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing is flushed to it
         return EXIT_BROKEN_PIPE
     except Exception as error:
         return show_failure(error)
+    finally:
+        drop_unwritten()
+
+
+def drop_unwritten() -> None:
+    """Empty the buffer of a stdout that takes nothing; Python would try it again at its end, and leave with 120."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError:  # closed
+        pass
 
 
 def show_failure(error: Exception) -> int:

@@ -1,0 +1,285 @@
+"""Full disks, read-only places, signals, several processes at once (FAULTS, B4 and B5)."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from faults.conftest import discs
+from faults.harness import FAST, OLD, check_form
+
+from unetcli.cli import run
+from unetcli.models.modelfile import load_model
+
+IMAGE = discs(0)[0]
+LONG = [*FAST, "--epochs", "100000"]
+
+
+def text(place):
+    return (place / "err").read_text(encoding="utf-8") if (place / "err").exists() else ""
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def small_disk(folder, options):
+    """A file system of its own, where mounting is allowed."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=False).returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk(place, models, capsys):
+    """RES01: the old mask stays, nothing temporary."""
+    tifffile.imwrite("a.tif", np.tile(IMAGE, (10, 10)))
+    with small_disk(place / "disk", "size=1m") as disk:
+        (disk / "m.tif").write_bytes(OLD)
+        arguments = ["infer", "a.tif", "-o", "disk/m.tif", "-m", models["gray"], "--output-kind", "probabilities"]
+        assert run(arguments) == 5
+        error = capsys.readouterr().err
+        assert "error: disk/m.tif: disk full (needs 4.0 MiB)" in error
+        check_form(5, error)
+        assert [path.name for path in disk.iterdir()] == ["m.tif"]
+        assert (disk / "m.tif").read_bytes() == OLD
+
+
+def test_file_size_limit(place, models, zygote):
+    """RES01, where nothing can be mounted: a limit of the file size fails alike."""
+    tifffile.imwrite("a.tif", IMAGE)
+    (place / "m.tif").write_bytes(OLD)
+    arguments = ["infer", "a.tif", "-o", "m.tif", "-m", models["gray"], "--output-kind", "probabilities"]
+    running = zygote.start(arguments, place, limits={"RLIMIT_FSIZE": 10_000})
+    assert running.wait() == 5, text(place)
+    assert "error: m.tif: disk full" in text(place)
+    assert sorted(path.name for path in place.iterdir()) == ["a.tif", "err", "m.tif", "out"]
+    assert (place / "m.tif").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("command", ["infer", "train", "evaluate", "json"])
+def test_read_only_places(command, home, place, models, capsys):
+    """RES04: found before the work."""
+    tifffile.imwrite("a.tif", IMAGE)
+    shutil.copytree(home / "cells/masks", place / "predicted")
+    arguments = {
+        "infer": ["infer", "a.tif", "-o", "disk/m.tif", "-m", models["gray"]],
+        "train": ["train", str(home / "cells"), "-o", "disk/new.safetensors", *LONG],
+        "evaluate": ["evaluate", "predicted", str(home / "cells/masks"), "--csv", "disk/s.csv"],
+        "json": ["infer", "a.tif", "-o", "m.tif", "-m", models["gray"], "--json", "disk/r.json"],
+    }[command]
+    with small_disk(place / "disk", "size=1m,ro"):
+        assert run(arguments) == 5
+    error = capsys.readouterr().err
+    assert "error: disk/" in error
+    assert "read-only" in error
+    check_form(5, error)
+    assert "epoch" not in error
+    assert not (place / "m.tif").exists()
+
+
+def test_read_only_surroundings(home, place_of_all, zygote):
+    """RES05: nothing is written but the outputs; home, cache and temporary folders are not needed."""
+    shutil.copytree(home / "cells", place_of_all / "cells")
+    for folder in ("cells/images", "cells/masks", "cells"):
+        (place_of_all / folder).chmod(0o555)
+    (place_of_all / "locked").mkdir(0o555)
+    (place_of_all / "work").mkdir()
+    (place_of_all / "work").chmod(0o777)
+    locked = str(place_of_all / "locked")
+    environment = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), locked)
+    arguments = ["train", "../cells", "-o", "new.safetensors", *FAST]
+    running = zygote.start(arguments, place_of_all / "work", environment=environment, nobody=True)
+    assert running.wait() == 0, text(place_of_all / "work")
+    running = zygote.start(["infer", "../cells/images", "-o", "masks", "-m", "new.safetensors"], place_of_all / "work",
+                           environment={"TMPDIR": locked}, nobody=True)  # fmt: skip
+    assert running.wait() == 0, text(place_of_all / "work")
+    assert list((place_of_all / "locked").iterdir()) == []
+    for folder in ("cells/images", "cells/masks", "cells", "locked"):
+        (place_of_all / folder).chmod(0o755)
+
+
+@pytest.mark.parametrize(("row", "number", "code"), [
+    ("RES07", signal.SIGTERM, 143), ("RES08", signal.SIGINT, 130), ("RES10", signal.SIGHUP, 129),
+])  # fmt: skip
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_one_signal(row, number, code, workers, home, place, zygote):
+    """The step is finished, the best model is there, no process is left."""
+    arguments = ["train", home / "cells", "-o", "new.safetensors", *LONG, "--workers", workers]
+    running = zygote.start(arguments, place)
+    wait_for(lambda: "epoch 1" in text(place))
+    running.signal(number)
+    assert running.wait(30) == code, text(place)
+    assert "stopping after this step" in text(place)
+    assert "Traceback" not in text(place)
+    load_model(place / "new.safetensors")
+    assert not running.has_children
+    assert sorted(path.name for path in place.iterdir()) == ["err", "new.run", "new.safetensors", "out"]
+    assert sorted(path.name for path in (place / "new.run").iterdir()) == ["config.json", "history.csv"]
+
+
+def test_two_interrupts(home, place, zygote):
+    """RES08: the second one ends it at once."""
+    running = zygote.start(["train", home / "cells", "-o", "new.safetensors", *LONG, "--workers", "2"], place)
+    wait_for(lambda: "epoch 1" in text(place))
+    running.signal(signal.SIGINT)
+    wait_for(lambda: "stopping" in text(place))
+    with contextlib.suppress(ProcessLookupError):
+        running.signal(signal.SIGINT)
+    assert running.wait(10) == 130
+    assert "Traceback" not in text(place)
+    load_model(place / "new.safetensors")
+    assert not running.has_children
+    assert not (place / "new.run/lock").exists()
+
+
+def test_interrupts_before_and_during_work(home, place, models, zygote):
+    """RES09: a check of the data and an inference end at once, with the old mask in place."""
+    (place / "m.tif").write_bytes(OLD)
+    tifffile.imwrite("a.tif", np.tile(IMAGE, (30, 30)))
+    for arguments, delay in (
+        (["infer", "a.tif", "-o", "m.tif", "-m", models["gray"]], 0.3),
+        (["train", home / "cells", "-o", "new.safetensors", *LONG], 0.03),
+    ):
+        (place / "err").unlink(missing_ok=True)
+        running = zygote.start(arguments, place)
+        wait_for((place / "err").exists)
+        time.sleep(delay)
+        running.signal(signal.SIGINT)
+        began = time.monotonic()
+        assert running.wait(10) in (130, 128 + signal.SIGINT), text(place)
+        assert time.monotonic() - began < 5
+        assert "Traceback" not in text(place)
+        assert (place / "m.tif").read_bytes() == OLD
+        assert not [path for path in place.rglob("*") if ".tmp" in path.name]
+
+
+def test_absent_cuda(home, place, models, capsys):
+    """RES15: said, and never the CPU in its place."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    for arguments in (
+        ["infer", str(home / "cells/images/c0.tif"), "-o", "m.tif", "-m", models["gray"]],
+        ["train", str(home / "cells"), "-o", "new.safetensors", *FAST],
+    ):
+        assert run([*arguments, "--device", "cuda"]) == 6
+        error = capsys.readouterr().err
+        assert "CUDA is not available" in error
+        assert "hint: --device cpu" in error
+        check_form(6, error)
+    assert list(place.iterdir()) == []
+
+
+def test_divergence_keeps_the_best_model(home, place, capsys, monkeypatch):
+    """RES22: the loss becomes NaN in the third epoch; the model of the best one before stays."""
+    from unetcli.training import loop
+
+    true_loss = loop.weighted_cross_entropy
+    count = 0
+
+    def failing(logits, *rest):
+        nonlocal count
+        count += logits.requires_grad
+        return true_loss(logits, *rest) * (float("nan") if count > 8 else 1)
+
+    monkeypatch.setattr(loop, "weighted_cross_entropy", failing)
+    arguments = ["train", str(home / "cells"), "-o", "new.safetensors", *FAST, "--epochs", "9"]
+    assert run(arguments) == 8
+    error = capsys.readouterr().err
+    assert "error: the loss is not finite at epoch 4, step 1" in error
+    assert "hint: lower --learning-rate" in error
+    check_form(8, error)
+    network, description, _ = load_model(place / "new.safetensors")
+    assert description.training["epoch"] in (1, 2)
+    assert not (place / "new.run/lock").exists()
+
+
+def test_two_writers_of_one_mask(place, models, zygote):
+    """CON04: one of the two masks, whole."""
+    masks = {}
+    for kind in ("mask", "probabilities"):
+        tifffile.imwrite("a.tif", IMAGE)
+        assert run(["infer", "a.tif", "-o", f"{kind}.tif", "-m", models["gray"], "--output-kind", kind, "-q"]) == 0
+        masks[kind] = (place / f"{kind}.tif").read_bytes()
+    for _ in range(3):
+        running = [
+            zygote.start(["infer", "a.tif", "-o", "m.tif", "-m", models["gray"], "--output-kind", kind], place)
+            for kind in masks
+        ]
+        assert [one.wait() for one in running] == [0, 0], text(place)
+        assert (place / "m.tif").read_bytes() in masks.values()
+    assert not [path for path in place.iterdir() if ".tmp" in path.name]
+
+
+def test_infer_while_the_model_is_replaced(place, home, models):
+    """CON05: the old or the new one, never a mixture or an error."""
+    tifffile.imwrite("a.tif", IMAGE)
+    shutil.copytree(home / "cells", place / "cells")
+    assert run(["train", "cells", "-o", "b.safetensors", *FAST, "--seed", "5", "-q"]) == 0
+    contents = [Path(name).read_bytes() for name in (models["gray"], "b.safetensors")]
+    Path("x.safetensors").write_bytes(contents[0])
+    possible = []
+    for model in (models["gray"], "b.safetensors"):
+        assert run(["infer", "a.tif", "-o", "m.tif", "-m", model, "-q"]) == 0
+        possible.append(Path("m.tif").read_bytes())
+    done = threading.Event()
+
+    def replace():
+        number = 0
+        while not done.is_set():
+            number += 1
+            Path("y.safetensors").write_bytes(contents[number % 2])
+            Path("y.safetensors").replace("x.safetensors")
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(15):
+            assert run(["infer", "a.tif", "-o", "m.tif", "-m", "x.safetensors", "-q"]) == 0
+            assert Path("m.tif").read_bytes() in possible
+    finally:
+        done.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("threads", [{"environment": {"OMP_NUM_THREADS": "1"}}, {"arguments": ["--threads", "1"]}])
+def test_threads_are_limited(threads, place, models, zygote):
+    """CON07: eight inferences at once have no more than a few threads each."""
+    tifffile.imwrite("a.tif", np.tile(IMAGE, (6, 6)))
+    environment = threads.get("environment", {"OMP_NUM_THREADS": ""})
+    running = [
+        zygote.start(
+            ["infer", "a.tif", "-o", f"m{number}.tif", "-m", models["gray"], *threads.get("arguments", [])],
+            place,
+            environment=environment,
+        )  # fmt: skip
+        for number in range(8)
+    ]
+    most = 0
+    left = set(running)
+    while left:
+        for one in set(left):
+            with contextlib.suppress(OSError):
+                most = max(most, len(os.listdir(f"/proc/{one.pid}/task")))  # noqa: PTH208
+            code = zygote.ask({"poll": one.pid})["code"]
+            if code is not None:
+                assert code == 0, text(place)
+                left.remove(one)
+    assert most <= 4  # the main one, the one that reads ahead, and what torch keeps
+    assert len({(place / f"m{number}.tif").read_bytes() for number in range(8)}) == 1
