@@ -10,6 +10,7 @@ import torch
 from unetcli.cli import run
 from unetcli.dataset.examination import pixel_hash
 from unetcli.dataset.labels import LabelCoding
+from unetcli.images.normalization import rule
 from unetcli.models import build_network
 from unetcli.models.modelfile import ModelDescription, save_model
 
@@ -31,7 +32,7 @@ def save_small_model(path, coding, trained=()):
     network = build_network("unet", channels=1, classes=2, features=2, depth=1)
     arguments = {"features": 2, "depth": 1}
     description = ModelDescription(
-        "unet", arguments, 1, 2, {"rule": "percentiles", "low": 1.0, "high": 99.8}, "YX", coding.to_json(), None, 60,
+        "unet", arguments, 1, 2, rule(), "YX", coding.to_json(), None, 60,
         {"images": list(trained)},
     )  # fmt: skip
     save_model(path, network, description)

@@ -47,7 +47,7 @@ def small_disk(folder, options):
 
 def test_full_disk(place, models, capsys):
     """RES01: the old mask stays, nothing temporary."""
-    tifffile.imwrite("a.tif", np.tile(IMAGE, (10, 10)))
+    tifffile.imwrite("a.tif", np.random.default_rng(0).integers(0, 4000, (724, 724)).astype(np.uint16))
     with small_disk(place / "disk", "size=1m") as disk:
         (disk / "m.tif").write_bytes(OLD)
         arguments = ["infer", "a.tif", "-o", "disk/m.tif", "-m", models["gray"], "--output-kind", "probabilities"]
@@ -205,7 +205,7 @@ def test_divergence_keeps_the_best_model(home, place, capsys, monkeypatch):
     assert "error: the loss is not finite at epoch 4, step 1" in error
     assert "hint: lower --learning-rate" in error
     check_form(8, error)
-    network, description, _ = load_model(place / "new.safetensors")
+    _network, description, _ = load_model(place / "new.safetensors")
     assert description.training["epoch"] in (1, 2)
     assert not (place / "new.run/lock").exists()
 
@@ -261,14 +261,14 @@ def test_infer_while_the_model_is_replaced(place, home, models):
 @pytest.mark.parametrize("threads", [{"environment": {"OMP_NUM_THREADS": "1"}}, {"arguments": ["--threads", "1"]}])
 def test_threads_are_limited(threads, place, models, zygote):
     """CON07: eight inferences at once have no more than a few threads each."""
-    tifffile.imwrite("a.tif", np.tile(IMAGE, (6, 6)))
+    tifffile.imwrite("a.tif", np.tile(IMAGE, (3, 3)))
     environment = threads.get("environment", {"OMP_NUM_THREADS": ""})
     running = [
         zygote.start(
             ["infer", "a.tif", "-o", f"m{number}.tif", "-m", models["gray"], *threads.get("arguments", [])],
             place,
             environment=environment,
-        )  # fmt: skip
+        )
         for number in range(8)
     ]
     most = 0

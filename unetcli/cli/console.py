@@ -100,7 +100,7 @@ class Console:
         if self.json_target is None or self.documented:
             return
         self.documented = True
-        text = json.dumps(finite(self.document(content)), indent=2, default=str, ensure_ascii=False)
+        text = json.dumps(finite(self.document(content)), indent=2, default=str)
         if self.json_target == "-":
             write_line(sys.stdout, text)
             return
@@ -128,6 +128,7 @@ def console(
     With ``--json`` a failure is a document too, with the keys `error`, `hint` and `exit`. ``--debug`` shows the
     traceback.
     """
+    check_document(json_target)
     shown = Console(command, quiet=quiet, verbose=verbose, json_target=json_target)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,6 +147,29 @@ def console(
             with contextlib.suppress(OSError, UnetError):
                 shown.write_json({"error": str(failure), "hint": failure.hint, "exit": failure.exit_code})
             raise failure from error
+
+
+def check_document(target: str | None) -> None:
+    """Raise unless the JSON document may be written to its place; it replaces only documents of this program.
+
+    So it never takes the place of an image or a model, even where the run fails before these are known.
+
+    Raises
+    ------
+    UsageError : another file is there.
+    OutputError : the place cannot be written.
+    """
+    if target in (None, "-"):
+        return
+    from unetcli.images.atomic import check_writable
+
+    path = Path(str(target))
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            ours = b'"schema"' in file.read(100)
+        if not ours:
+            raise UsageError("exists and is no document of this program", path=path, hint="--json takes another name")
+    check_writable(path)
 
 
 def guarded(call: Callable[[], Any]) -> int:

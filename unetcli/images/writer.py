@@ -164,10 +164,10 @@ class ImageWriter:
         with self._translated():
             self._encoder.finish()
             self._file.flush()
-        if self._stream is not None:
-            self._file.seek(0)
-            shutil.copyfileobj(self._file, self._stream, 1 << 20)
-            self._stream.flush()
+            if self._stream is not None:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, self._stream, 1 << 20)
+                self._stream.flush()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
