@@ -206,7 +206,7 @@ def _class_counts(samples: Sequence[Sample], task: str, classes: int) -> NDArray
 
 
 def _estimate(config: TrainConfig, trainer: Trainer, patch: tuple[int, int, int], output_size: int) -> float:
-    """Return the seconds that the training will take, from the fastest of a few steps on a copy of the network without data."""
+    """Return the seconds that the training will take, from the fastest of a few steps on a copy without data."""
     if config.max_seconds is not None and config.epochs is None:
         return config.max_seconds
     assert trainer.limits.epochs is not None
