@@ -1,9 +1,10 @@
 """Real processes of the program without its start-up time: one process imports it, then forks for every run.
 
 A fork gets its own working folder, streams, environment, umask, limits and user, runs the command line, and leaves
-through the interpreter's own exit, as ``python -m unetcli`` does.
+as ``python -m unetcli`` does.
 """
 
+import atexit
 import json
 import os
 import pkgutil
@@ -11,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -120,7 +122,20 @@ def serve() -> None:
         return
     from unetcli.cli import run
 
-    sys.exit(run(request["arguments"]))
+    leave(run(request["arguments"]))
+
+
+def leave(code: int) -> None:
+    """End as the interpreter does, but without taking its modules apart, which takes a second."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            code = 120
+    os._exit(code)
 
 
 def become(request: dict) -> None:
