@@ -81,7 +81,7 @@ def shape_of(*shape):
 
 
 def INFER(*more, name="a.tif", model="gray"):
-    return ["infer", name, "-o", "m.tif", "-m", f"{{{model}}}", *more]
+    return ["infer", name, "-o", "m.tif", "-m", f"{{{model}}}", "--tile", "92", *more]  # spares choosing one
 
 
 CIRCULAR = raw_tiff({"width": 8, "height": 8, "data": bytes(range(64))}, next_of_last=8)

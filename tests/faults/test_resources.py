@@ -250,7 +250,7 @@ def test_infer_while_the_model_is_replaced(place, home, models):
     writer = threading.Thread(target=replace)
     writer.start()
     try:
-        for _ in range(15):
+        for _ in range(8):
             assert run(["infer", "a.tif", "-o", "m.tif", "-m", "x.safetensors", "-q"]) == 0
             assert Path("m.tif").read_bytes() in possible
     finally:
