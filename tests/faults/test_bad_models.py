@@ -154,9 +154,15 @@ def test_weights_in_bfloat16(place, home, models):
     np.testing.assert_allclose(*masks, atol=0.05)
 
 
-def test_older_formats():
-    """CK06."""
-    pytest.skip("there is no older format yet: the first one is in use")
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("CK06-older", "there is no older format yet: the first one is in use"),
+        ("CK11-cuda", "it needs a CUDA device: see the tests that are marked gpu"),
+    ],
+)
+def test_what_cannot_be_tested_here(row, reason):
+    pytest.skip(f"{row}: {reason}")
 
 
 def test_unreadable_model(zygote, place_of_all):
