@@ -97,8 +97,12 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["infer", "evaluate"])
-@pytest.mark.parametrize("name", BAD)
+ROWS = [(name, "infer") for name in BAD] + [
+    (f"CK{row}", "evaluate") for row in ("01-text", "03", "04-pickle", "04-torch")
+]
+
+
+@pytest.mark.parametrize(("name", "command"), ROWS)
 def test_refused(name, command, place, home, models, capsys):
     make, words = BAD[name]
     content = make((home / "gray.safetensors").read_bytes())

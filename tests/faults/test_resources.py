@@ -113,10 +113,10 @@ def test_read_only_surroundings(home, place_of_all, zygote):
         (place_of_all / folder).chmod(0o755)
 
 
-@pytest.mark.parametrize(("row", "number", "code"), [
-    ("RES07", signal.SIGTERM, 143), ("RES08", signal.SIGINT, 130), ("RES10", signal.SIGHUP, 129),
+@pytest.mark.parametrize(("row", "number", "code", "workers"), [
+    ("RES07", signal.SIGTERM, 143, "0"), ("RES08", signal.SIGINT, 130, "2"), ("RES10", signal.SIGHUP, 129, "0"),
+    pytest.param("RES07", signal.SIGTERM, 143, "2", marks=pytest.mark.slow),
 ])  # fmt: skip
-@pytest.mark.parametrize("workers", ["0", "2"])
 def test_one_signal(row, number, code, workers, home, place, zygote):
     """The step is finished, the best model is there, no process is left."""
     arguments = ["train", home / "cells", "-o", "new.safetensors", *LONG, "--workers", workers]
@@ -258,7 +258,10 @@ def test_infer_while_the_model_is_replaced(place, home, models):
         writer.join()
 
 
-@pytest.mark.parametrize("threads", [{"environment": {"OMP_NUM_THREADS": "1"}}, {"arguments": ["--threads", "1"]}])
+@pytest.mark.parametrize("threads", [
+    {"environment": {"OMP_NUM_THREADS": "1"}},
+    pytest.param({"arguments": ["--threads", "1"]}, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_threads_are_limited(threads, place, models, zygote):
     """CON07: eight inferences at once have no more than a few threads each."""
     tifffile.imwrite("a.tif", np.tile(IMAGE, (3, 3)))
