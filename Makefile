@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/unet infer sample_data/test/images -m demo/unet.safetensors -o demo/masks/
 	$(BIN)/unet evaluate demo/masks sample_data/test/masks --json demo/scores.json --csv demo/scores.csv
 	@echo
-	@echo "The trained model          demo/unet.safetensors   (its history: demo/unet.run/history.csv)"
+	@echo "The trained model          demo/unet.safetensors   (its course: demo/unet.run/report.html)"
 	@echo "The cells of the scan      demo/scan_mask.tif      (open it in Fiji)"
 	@echo "The same as a picture      demo/scan_overlay.png"
 	@echo "A table of its cells       demo/scan_objects.csv"

@@ -72,6 +72,11 @@ class RunFolder:
         with atomic_path(self.path / "config.json") as temporary:
             temporary.write_text(json.dumps(config, indent=2, default=str) + "\n")
 
+    def write_page(self, page: str) -> None:
+        """Write ``report.html``."""
+        with atomic_path(self.path / "report.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Write ``history.csv``, a line per epoch."""
         text = io.StringIO()

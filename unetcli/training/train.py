@@ -10,6 +10,7 @@ from unetcli.images.atomic import check_writable
 from unetcli.models.modelfile import ModelDescription, save_model
 from unetcli.training.config import TrainConfig
 from unetcli.training.loop import EpochRecord, StepRecord, Trainer
+from unetcli.training.page import training_page
 from unetcli.training.plan import Plan
 from unetcli.training.runfolder import RunFolder
 
@@ -63,6 +64,7 @@ def train(config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) 
         for record in trainer.run():
             if isinstance(record, EpochRecord):
                 folder.write_history(trainer.history)
+                folder.write_page(training_page(survey, decided, trainer.history, config.output.name))
                 if record.best:
                     description = describe(config, survey, decided, record)
                     sha256 = save_model(config.output, trainer.average.average, description)
