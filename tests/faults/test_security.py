@@ -131,7 +131,7 @@ def test_permissions(umask, home, place, zygote):
     arguments = ["infer", home / "cells/images/c0.tif", "-o", "m.tif", "-m", "new/unet.safetensors",
                  "--overlay", "o.png", "--objects", "t.csv", "--probabilities", "p.tif"]  # fmt: skip
     assert zygote.start(arguments, place, umask=umask).wait() == 0
-    files = ["new/unet.safetensors", "new/unet.run/history.csv", "new/unet.run/config.json", "r.json", "m.tif",
+    files = ["new/unet.safetensors", "new/unet.run/history.csv", "new/unet.run/config.json", "new/unet.run/report.html", "r.json", "m.tif",
              "o.png", "t.csv", "p.tif"]  # fmt: skip
     for name in files:
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o666 & ~umask, name
