@@ -131,8 +131,8 @@ def test_permissions(umask, home, place, zygote):
     arguments = ["infer", home / "cells/images/c0.tif", "-o", "m.tif", "-m", "new/unet.safetensors",
                  "--overlay", "o.png", "--objects", "t.csv", "--probabilities", "p.tif"]  # fmt: skip
     assert zygote.start(arguments, place, umask=umask).wait() == 0
-    files = ["new/unet.safetensors", "new/unet.run/history.csv", "new/unet.run/config.json", "new/unet.run/report.html", "r.json", "m.tif",
-             "o.png", "t.csv", "p.tif"]  # fmt: skip
+    files = [f"new/unet.run/{name}" for name in ("history.csv", "config.json", "report.html")]
+    files += ["new/unet.safetensors", "r.json", "m.tif", "o.png", "t.csv", "p.tif"]
     for name in files:
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o666 & ~umask, name
     assert stat.S_IMODE((place / "new/unet.run").stat().st_mode) == 0o777 & ~umask
