@@ -30,7 +30,7 @@ def run(*arguments: object) -> tuple[dict[str, Any], float]:
     """Run a command of the program and return its JSON document and its peak memory in GiB."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, "-m", "unetcli", *map(str, arguments), "--json", file.name, "--quiet"]
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # the table of scores
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{' '.join(command)} failed")
