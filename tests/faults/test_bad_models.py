@@ -14,7 +14,8 @@ from faults.harness import Case, perform
 from safetensors.torch import load, save
 
 from unetcli.cli import run
-from unetcli.models.modelfile import HEADER_KEY, tensors_sha256
+from unetcli.models.container import tensors_sha256
+from unetcli.models.modelfile import HEADER_KEY
 
 NAN = float("nan")
 

@@ -11,13 +11,13 @@ from safetensors.torch import load, save
 
 from unetcli.errors import ModelFileError, UsageError
 from unetcli.models import build_network
+from unetcli.models.container import tensors_sha256
 from unetcli.models.modelfile import (
     HEADER_KEY,
     ModelDescription,
     load_model,
     read_description,
     save_model,
-    tensors_sha256,
 )
 
 DESCRIPTION = ModelDescription(

@@ -12,8 +12,8 @@ from unetcli.errors import DivergedError, ResourceError, UnetWarning
 from unetcli.images import intensity_range
 from unetcli.inference.predict import TileSize
 from unetcli.models import build_network, geometry_of
+from unetcli.models.container import tensors_sha256
 from unetcli.models.device import Device
-from unetcli.models.modelfile import tensors_sha256
 from unetcli.training.config import RECIPES
 from unetcli.training.loop import EpochRecord, Limits, StepRecord, Trainer
 

@@ -1,40 +1,24 @@
 """The model file: one `.safetensors` with the weights, and in its header everything that inference needs.
 
-It may come from a stranger, so nothing in it is believed before it is checked: the header is bounded, no pickle is
-ever loaded, names and shapes must match exactly, and a SHA-256 over the tensors guards against silent damage
-(a flipped byte in a safetensors file loads without complaint).
+It may come from a stranger: beyond the checks of its container, names and shapes must match exactly what it describes,
+before any memory is taken for them.
 """
 
-import hashlib
-import json
-import os
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from unetcli import __version__
 from unetcli.errors import ModelFileError, UsageError
-from unetcli.images.atomic import atomic_path
 from unetcli.models import build_network
+from unetcli.models.container import read_container, read_header, write_container
 
 FORMAT = 1  # raised when a reader of the old format could not understand the new one
 HEADER_KEY = "unet"
-LARGEST_HEADER = 16 * 2**20  # bytes
-
-FOREIGN = (
-    (b"PK", "a zip archive, as torch.save writes it: a pickle, which can run code"),
-    (b"\x80", "a pickle, which can run code"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x08", "probably an ONNX model"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,16 +51,6 @@ class ModelDescription:
     version: str = __version__
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of the tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def save_model(path: Path, network: nn.Module, description: ModelDescription) -> str:
     """Write a model file beside its place, then rename it there, and return the SHA-256 of the weights.
 
@@ -84,13 +58,7 @@ def save_model(path: Path, network: nn.Module, description: ModelDescription) ->
     ------
     OutputError : the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    sha256 = tensors_sha256(tensors)
-    header = {"format": FORMAT, "sha256": sha256, **asdict(description)}
-    document = save_tensors(tensors, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(document)
-    return sha256
+    return write_container(path, HEADER_KEY, {"format": FORMAT, **asdict(description)}, network.state_dict())
 
 
 def read_description(path: Path) -> ModelDescription:
@@ -101,8 +69,7 @@ def read_description(path: Path) -> ModelDescription:
     UsageError : the file is absent.
     ModelFileError : it is not a model file of this program, damaged, or of a newer format.
     """
-    with _opened(path) as file:
-        return _description(path, _header(path, file))
+    return _description(path, read_header(path, HEADER_KEY))
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
@@ -113,20 +80,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
     UsageError : the file is absent.
     ModelFileError : it is damaged, or its weights do not fit the network it describes.
     """
-    with _opened(path) as file:  # once: a training may put another file in its place meanwhile
-        header = _header(path, file)
-        description = _description(path, header)
-        file.seek(0)
-        content = file.read()
-    try:
-        tensors = load_tensors(content)
-    except Exception as error:  # safetensors raises its own class, and ValueError, TypeError, KeyError
-        raise _damaged(path, str(error)) from None
-    sha256 = tensors_sha256(tensors)
-    if sha256 != header.get("sha256"):
-        raise ModelFileError(
-            "checksum mismatch: the weights were changed after saving", path=path, hint="copy the file again"
-        )
+    header, tensors = read_container(path, HEADER_KEY)
+    description = _description(path, header)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ModelFileError(
@@ -139,7 +94,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
         raise ModelFileError(f"describes an impossible network: {error}", path=path, hint="train a new model") from None
     network = _network(description)
     network.load_state_dict(tensors, strict=True)
-    return network.eval(), description, sha256
+    return network.eval(), description, str(header["sha256"])
 
 
 def _network(description: ModelDescription) -> nn.Module:
@@ -156,63 +111,6 @@ def _match(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
             raise ModelFileError(
                 f"{name} is {present}, the network needs {wanted}", path=path, hint="train a new model"
             )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if not path.exists():
-        raise UsageError(
-            "no such model file", path=path, hint="train one with 'unet train FOLDER', or name another with -m"
-        )
-    if not path.is_file():
-        raise ModelFileError(
-            "not a model of this tool (not a regular file)", path=path, hint="-m takes a .safetensors file"
-        )
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ModelFileError(f"cannot be read: {reason}", path=path, hint="make the file readable: chmod +r") from None
-    with file:
-        yield file
-
-
-def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
-    size = os.fstat(file.fileno()).st_size
-    start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    text = file.read(length) if 2 <= length <= min(LARGEST_HEADER, size) else b""
-    if not text.startswith(b"{"):
-        for magic, kind in FOREIGN:
-            if start.startswith(magic) and length > LARGEST_HEADER:
-                raise ModelFileError(
-                    f"is {kind}; this tool loads only .safetensors", path=path, hint="train a model with 'unet train'"
-                )
-        what = f"{size} bytes" if len(start) < 8 or not size else f"starts with {start!r}"
-        raise ModelFileError(
-            f"not a model of this tool, or incomplete ({what})", path=path, hint="copy the file again, or train a model"
-        )
-    try:
-        document = json.loads(text)
-        metadata = document.get("__metadata__", {})
-        ends = [entry["data_offsets"][1] for name, entry in document.items() if name != "__metadata__"]
-        header = json.loads(metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _damaged(path, str(error)) from None
-    if not isinstance(header, dict):
-        raise ModelFileError(
-            "not a model of this tool: its header has no description", path=path, hint="train a model with 'unet train'"
-        )
-    expected = 8 + length + max([0, *(end for end in ends if isinstance(end, int))])
-    if size != expected:
-        raise _damaged(path, f"{expected} bytes expected, {size} present")
-    return header
-
-
-def _damaged(path: Path, what: str) -> ModelFileError:
-    return ModelFileError(
-        f"incomplete or damaged model file ({what})", path=path, hint="copy it again, or use the one in the run folder"
-    )
 
 
 def _description(path: Path, header: dict[str, Any]) -> ModelDescription:
