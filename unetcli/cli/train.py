@@ -104,6 +104,14 @@ def train(
     axes: options.Axes = None,
     ignore: options.Ignore = None,
     json_file: options.JsonFile = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            "--preview",
+            metavar="PNG",
+            help="Draw some patches: outlines, weights, augmentation. The one thing that --dry-run writes.",
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -125,6 +133,8 @@ def train(
         from unetcli.models.device import set_threads
         from unetcli.training.config import TrainConfig
         from unetcli.training.plan import plan
+        from unetcli.training.preview import check_picture, write_picture
+        from unetcli.training.preview import preview as draw_preview
         from unetcli.training.train import check_outputs
         from unetcli.training.train import train as run_training
 
@@ -171,6 +181,8 @@ def train(
         pairing = collect_pairs(
             data or [], images=images, masks=masks, pair_by_order=pair_by_order, allow_unpaired=allow_unpaired
         )
+        if preview is not None:
+            check_picture(preview, [path for pair in pairing.pairs for path in (*pair.images, *pair.masks)])
         names = [name.strip() for name in classes.split(",")] if classes else None
         with progress_bar(shown, "checking") as bar:
             found = survey(
@@ -189,6 +201,9 @@ def train(
         decided, trainer = plan(config, found)
         warn_of_leakage(found, decided)
         show_plan(shown, decided)
+        if preview is not None:
+            write_picture(preview, draw_preview(found, decided, trainer.dataset))
+            shown.say(f"drew {preview}")
         if dry_run:
             shown.write_json(dry_run_document(found, decided))
             return

@@ -141,6 +141,16 @@ class Survey:
         return tuple(count / max(1, sum(counts)) for count in counts)
 
     @property
+    def foreground_shares(self) -> tuple[float, ...]:
+        """Share of the labelled pixels of each image that are no background; 0 where none is labelled."""
+        background, shares = self.coding.values[0], []
+        for record in self.records:
+            values, counts = _values(record, self.coding)
+            there = sum(count for value, count in zip(values, counts, strict=True) if value != background)
+            shares.append(there / max(1, sum(counts)))
+        return tuple(shares)
+
+    @property
     def objects(self) -> tuple[int, ...]:
         """Instances in each image; connected pieces of foreground values where the masks hold classes."""
         coding = self.coding
