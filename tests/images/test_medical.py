@@ -14,6 +14,8 @@ from unetcli.images import ImageWriter, open_image
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
 
+from dicoms import dicom  # noqa: E402
+
 AFFINE = np.array([[-0.7, 0.1, 0, 90], [0.1, 0.8, 0, -120], [0, 0, 2.5, 7], [0, 0, 0, 1]])
 
 
@@ -95,31 +97,6 @@ def test_what_nifti_cannot_hold(tmp_path):
     volume(tmp_path / "a.nii")
     with open_image(tmp_path / "a.nii") as image, pytest.raises(UsageError, match="NIfTI cannot hold 2 channels"):
         ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.float32, channels=2, kind="probabilities")
-
-
-def dicom(path, pixels, **tags):
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    data.Rows, data.Columns = pixels.shape[-2:] if pixels.ndim < 4 and tags.get("SamplesPerPixel", 1) == 1 else (9, 12)
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = pixels.dtype.itemsize * 8
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    data.SeriesInstanceUID = "1.2.3"
-    data.PixelSpacing = [0.8, 0.7]
-    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    data.ImagePositionPatient = [-90, -120, 7]
-    for name, value in tags.items():
-        setattr(data, name, value)
-    data.PixelData = pixels.tobytes()
-    data.save_as(path, enforce_file_format=True)
 
 
 def test_dicom_file(tmp_path):

@@ -50,16 +50,19 @@ def find_inputs(images: list[str]) -> list[str]:
     UsageError : something is absent or matches nothing.
     InputError : a folder without an image.
     """
+    from unetcli.images.dicom import holds_series
+
     found: list[str] = []
     for argument in images:
         path = Path(argument)
-        if argument == STREAM or path.is_file():
+        if argument == STREAM or path.is_file() or (path.is_dir() and holds_series(path)):
             found.append(argument)
         elif path.is_dir():
             inside = sorted(
                 str(entry)
                 for entry in path.iterdir()
-                if entry.suffix.lower() in READABLE and not entry.name.startswith((".", "~$")) and entry.is_file()
+                if not entry.name.startswith((".", "~$"))
+                and (holds_series(entry) if entry.is_dir() else entry.suffix.lower() in READABLE and entry.is_file())
             )
             if not inside:
                 raise InputError("holds no image", path=path, hint="name the files, or a glob in quotes")

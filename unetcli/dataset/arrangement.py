@@ -59,6 +59,6 @@ def entries_of(paths: Sequence[Path], optional: str | None = None) -> tuple[Entr
 
 
 def stem_of(path: Path) -> str:
-    """Return a file's name without the extension."""
+    """Return a file's name without the extension; a folder's name, which may hold points, as it is."""
     stem, extension = split_extension(path.name)
-    return stem if extension else path.stem
+    return stem if extension or path.is_dir() else path.stem

@@ -20,6 +20,9 @@ from unetcli.errors import InputError, Problems, UnetError, UsageError, warn
 from unetcli.images import Image, ImageInfo, open_image
 
 _PAGES_AT_ONCE = 8  # of a stack, per task: opening a file of many pages takes a while
+_AXES = "XYZ"  # of a voxel in an affine
+_ALIGNED = 0.5  # cosine between axes that run the same way
+_OFF = 0.1  # voxels by which the places of image and mask may differ
 _WAITING = 4  # tasks per worker that are queued
 
 Input = TypeVar("Input")
@@ -197,7 +200,36 @@ def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
     with ExitStack() as stack:
         images = [stack.enter_context(open_image(path, axes)) for path in first.images]
         mask = stack.enter_context(open_mask(first.masks[0], axes=axes)) if len(first.masks) == 1 else None
+        if mask is not None:
+            _check_orientation(first, images[0].info, mask.info)
         return [_decode(pair, images, mask) for pair in pairs]
+
+
+def _check_orientation(pair: Pair, image: ImageInfo, mask: ImageInfo) -> None:
+    """Refuse a mask that lies mirrored or turned in space against its image; warn where it only lies elsewhere.
+
+    Raises
+    ------
+    InputError : columns, rows or slices of the two run in different directions.
+    """
+    if image.orientation is None or mask.orientation is None:
+        return
+    there, drawn = np.array(image.orientation), np.array(mask.orientation)
+    lengths = np.linalg.norm(there[:3, :3], axis=0)
+    if np.allclose(there, drawn, rtol=0, atol=_OFF * lengths.max()):
+        return
+    with np.errstate(all="ignore"):
+        cosines = (there[:3, :3] / lengths).T @ (drawn[:3, :3] / np.linalg.norm(drawn[:3, :3], axis=0))
+    letters = "YX" if image.pages == 1 else "YXZ"
+    turned = [letter for letter in letters if not cosines[_AXES.index(letter), _AXES.index(letter)] > _ALIGNED]
+    if turned:
+        names = ", ".join({"X": "columns", "Y": "rows", "Z": "slices"}[letter] for letter in turned)
+        raise InputError(
+            f"its {names} run in other directions in space than those of the image ({pair.images[0]})",
+            path=pair.masks[0],
+            hint="save the mask on the grid of its image, with the same affine",
+        )
+    warn(f"lies elsewhere in space than its image ({pair.images[0]}); pixels are paired as stored", path=pair.masks[0])
 
 
 def _decode(pair: Pair, images: Sequence[Image], mask: Image | None) -> Record:

@@ -1,20 +1,22 @@
 """The image files below a folder, without opening one."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from unetcli.dataset.names import folder_role, is_hidden, is_output, natural_key, split_extension
 from unetcli.errors import InputError, UnetError
+from unetcli.images.dicom import holds_series
 
 DEEPEST = 4  # levels of folders below the one that was named
+_DICOM = ".dcm"
 _OWN_FOLDERS = (".run", ".zarr")  # our run folders; images that are folders
 
 
 class File(NamedTuple):
-    """An image file: where it lies, and its name without and with only the extension."""
+    """An image file, or the folder of a DICOM series: where it lies, its name without and with only the extension."""
 
     path: Path
     stem: str
@@ -110,7 +112,32 @@ def list_folder(root: Path) -> Listing:
         folders.append(folder)
         left_out += outputs
         pending += reversed(below)
-    return Listing(root, tuple(folders), tuple(left_out), tuple(problems))
+    return Listing(root, tuple(_with_series(folders)), tuple(left_out), tuple(problems))
+
+
+def _with_series(folders: Sequence[Folder]) -> list[Folder]:
+    """Return the folders with each DICOM series as one image of the folder that it lies in.
+
+    A folder whose name says a role, and one with a mask per slice under the same name, hold an image per file.
+    """
+    drawn = {folder.path.name for folder in folders if any(file.extension != _DICOM for file in folder.files)}
+    series: dict[Path, list[File]] = {}
+    for folder in folders:
+        free = folder.parts and folder_role(folder.parts[-1]) == (None, None) and folder.path.name not in drawn
+        if free and (folder.files or folder.others) and holds_series(folder.path):
+            series.setdefault(folder.path.parent, []).append(File(folder.path, folder.path.name, _DICOM))
+    if not series:
+        return list(folders)
+    every = {file.path for files in series.values() for file in files}
+    return [
+        replace(folder, files=tuple(sorted((*folder.files, *series.get(folder.path, ())), key=_by_name)))
+        for folder in folders
+        if folder.path not in every
+    ]
+
+
+def _by_name(file: File) -> list[tuple[int, int, str]]:
+    return natural_key(file.path.name)
 
 
 def _look_into(
@@ -142,7 +169,7 @@ def _look_into(
             outputs.append(LeftOut(path / name, "output of a program"))
         else:
             files.append(File(path / name, stem, extension))
-    files.sort(key=lambda file: natural_key(file.path.name))
+    files.sort(key=_by_name)
     below.sort(key=lambda item: natural_key(item[1][-1]))
     return Folder(path, parts, tuple(files), tuple(others)), below, outputs
 

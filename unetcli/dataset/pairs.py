@@ -13,6 +13,7 @@ from unetcli.dataset.listing import LeftOut, list_folder
 from unetcli.dataset.matching import Entry, Matching, ambiguity, match_names, match_order, missing_partners
 from unetcli.dataset.names import folder_role, is_hidden, is_mask_name, natural_key, prediction_key, split_extension
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
+from unetcli.images.dicom import holds_series
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def collect_pairs(
 
     Parameters
     ----------
-    data : a folder in any layout, several of them, a folder of images and one of masks, or an image file and a mask
-        file; empty where globs say it all.
+    data : a folder in any layout, several of them, a folder of images and one of masks, or an image and a mask, each
+        a file or the folder of a DICOM series; empty where globs say it all.
     images, masks : globs, both or none.
     pair_by_order : pair images and masks by the order of their names.
     allow_unpaired : leave out what has no partner.
@@ -159,7 +160,7 @@ def _files_below(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise _absent(path)
-        if not path.is_dir():
+        if not path.is_dir() or holds_series(path):
             files.append(path)
             continue
         below = [
@@ -190,11 +191,11 @@ def _matching_files(pattern: str) -> list[Path]:
     """Return the files that a glob matches; a folder stands for the files in it."""
     path = Path(pattern).expanduser()
     if path.is_dir():
-        names = [str(child) for child in path.iterdir() if split_extension(child.name)[1]]
+        names = [str(child) for child in path.iterdir() if split_extension(child.name)[1] or child.is_dir()]
     else:
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute too
     files = [Path(name) for name in sorted(names, key=natural_key) if not is_hidden(Path(name).name)]
-    files = [file for file in files if not file.is_dir()]
+    files = [file for file in files if not file.is_dir() or holds_series(file)]
     if not files:
         raise UsageError(f"no file matches {pattern}", hint="quote the glob, and check the folder in it")
     return files
@@ -207,6 +208,8 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
         if not path.exists():
             raise _absent(path)
     folders = [path for path in paths if path.is_dir()]
+    if len(paths) == 2 and all(path not in folders or holds_series(path) for path in paths):
+        return [_two_files(*paths)]
     if len(folders) == len(paths):
         if (
             len(paths) == 2
@@ -215,16 +218,18 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
         ):
             return [_two_folders(*paths)]
         return [_from_folder(path) for path in paths]
-    if len(paths) != 2 or folders:
-        raise UsageError(
-            f"{len(paths) - len(folders)} files and {len(folders)} folders are named",
-            hint="name a folder, or an image file and its mask file: unet train train-volume.tif train-labels.tif",
-        )
-    image, mask = paths
+    raise UsageError(
+        f"{len(paths) - len(folders)} files and {len(folders)} folders are named",
+        hint="name a folder, or an image file and its mask file: unet train train-volume.tif train-labels.tif",
+    )
+
+
+def _two_files(image: Path, mask: Path) -> Arrangement:
+    """Return an image, a file or the folder of a DICOM series, and its mask."""
     if is_mask_name(stem_of(image)) and not is_mask_name(stem_of(mask)):
         raise UsageError("the mask is named before the image", hint=f"unet train {mask} {image}")
     entries = Entry(stem_of(image), (image,)), Entry(stem_of(image), (mask,))
-    return [Arrangement("an image file and a mask file", None, (Group(entries[:1], entries[1:]),), "as named")]
+    return Arrangement("an image file and a mask file", None, (Group(entries[:1], entries[1:]),), "as named")
 
 
 def _from_folder(path: Path) -> Arrangement:

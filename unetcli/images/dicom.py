@@ -19,6 +19,7 @@ from unetcli.images.source import PageSource
 
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+_MAGIC, _HEAD = b"DICM", 132  # the bytes that end the head of a file
 
 
 class DicomImage:
@@ -146,16 +147,43 @@ def open_series(folder: Path, axes: str | None) -> DicomImage | None:
     InputError : several series, or slices that differ.
     """
     found = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not entry.is_file() or entry.stat().st_size <= 132:
-            continue
-        file = open_input(entry.path)
+    for path in _candidates(folder):
+        file = open_input(path)
         try:
-            if bytes(file.read(128, 4)) == b"DICM":
+            if bytes(file.read(_HEAD - 4, 4)) == _MAGIC:
                 found.append((file.path, _read_header(file)))
         finally:
             file.close()
     return DicomImage(found, folder, axes) if found else None
+
+
+def holds_series(folder: Path) -> bool:
+    """Whether the files of a folder are slices of one DICOM series, as far as the first and the last of them tell."""
+    try:
+        paths = _candidates(folder)
+        ends = [paths[0], paths[-1]]
+        for path in ends:
+            with path.open("rb") as file:
+                if file.read(_HEAD)[-4:] != _MAGIC:
+                    return False
+        from pydicom import dcmread
+
+        series = [dcmread(path, stop_before_pixels=True).get("SeriesInstanceUID", path.name) for path in ends]
+    except ImportError:
+        return True  # opening it says what is missing
+    except Exception:  # an empty folder; damaged files, which are reported when they are opened
+        return False
+    return bool(series[0] == series[1])
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Return the files of a folder that are not hidden and long enough for DICOM, by name."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    return [
+        Path(entry.path)
+        for entry in entries
+        if not entry.name.startswith(".") and entry.is_file() and entry.stat().st_size > _HEAD
+    ]
 
 
 def open_single(file: InputFile, axes: str | None) -> DicomImage:

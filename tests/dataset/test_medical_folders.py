@@ -1,0 +1,214 @@
+"""NIfTI volumes and DICOM series as training data: a stack each, whatever their masks are stored as."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from datasets import save
+
+from unetcli.cli import run
+from unetcli.dataset.pairs import find_pairs, match_files
+from unetcli.dataset.survey import load_pair, survey
+from unetcli.errors import InputError, UnetError, UnetWarning, UsageError
+
+nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+from dicoms import dicom, series  # noqa: E402
+
+SHAPE = (4, 30, 36)  # pages, height, width
+SMALL = ["--features", "2", "--depth", "1", "--epochs", "1", "--threads", "1", "--workers", "0"]
+DICOM_AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.8, 0, 120], [0, 0, 2.5, 7], [0, 0, 0, 1]])  # of `dicoms.series`
+
+
+def scan(number):
+    """A volume whose first pixel tells which one and which page it is."""
+    pixels = np.random.default_rng(number).integers(0, 900, SHAPE).astype(np.int16)
+    pixels[:, 0, 0] = 100 * number + np.arange(SHAPE[0])
+    return pixels
+
+
+def labels(number):
+    """Masks with one more row of foreground on every page."""
+    drawn = np.zeros(SHAPE, np.uint8)
+    for page in range(SHAPE[0]):
+        drawn[page, 5 : 6 + page + number, 10:20] = 1
+    return drawn
+
+
+def nifti(path, pixels, affine=DICOM_AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(pixels.transpose(2, 1, 0), affine), path)
+    return path
+
+
+def check(data, count=2):
+    """Every page of every volume is paired with the mask of that page."""
+    found = survey(find_pairs(data))
+    assert found.problems == ()
+    assert len(found.pairs) == count * SHAPE[0]
+    for number in range(count):
+        for page in range(SHAPE[0]):
+            pixels, _, drawn = load_pair(found.pairs[number * SHAPE[0] + page], found.coding)
+            assert pixels[0, 0, 0] == 100 * number + page
+            assert (drawn > 0).sum() == 10 * (1 + page + number)
+    return found
+
+
+def as_nifti(place, drawn, number):
+    nifti(place.with_suffix(".nii.gz"), drawn)
+
+
+def as_series(place, drawn, number):
+    series(place, drawn, uid=f"9.{number}")
+
+
+def as_tiff(place, drawn, number):
+    save(place.with_suffix(".tif"), drawn)
+
+
+@pytest.mark.parametrize("write_mask", [as_nifti, as_series, as_tiff])
+@pytest.mark.parametrize("names", ["case{}", "1.2.840.{}"])
+def test_a_series_is_a_stack_with_a_mask(write_mask, names, tmp_path):
+    for number in range(2):
+        name = names.format(number)
+        series(tmp_path / "images" / name, scan(number), uid=f"1.{number}")
+        place = tmp_path / "masks" / name
+        write_mask(place if write_mask is as_series else place.parent / (name + ".x"), labels(number), number)
+    found = check(tmp_path)
+    assert "images/ + masks/" in found.layout
+    assert found.pairs[0].images[0].is_dir()
+
+
+def test_a_series_beside_its_mask(tmp_path):
+    for number in range(2):
+        series(tmp_path / f"case{number}", scan(number), uid=f"1.{number}")
+        nifti(tmp_path / f"case{number}_mask.nii", labels(number))
+    check(tmp_path)
+
+
+def test_a_series_without_extensions(tmp_path):
+    for number in range(2):
+        folder = series(tmp_path / f"images/case{number}", scan(number), uid=f"1.{number}")
+        for path in folder.iterdir():
+            path.rename(path.with_suffix(""))
+        nifti(tmp_path / f"masks/case{number}.nii.gz", labels(number))
+    check(tmp_path)
+
+
+def test_a_series_and_its_mask_are_named(tmp_path):
+    series(tmp_path / "ct", scan(0))
+    nifti(tmp_path / "organ.nii.gz", labels(0))
+    series(tmp_path / "organ", labels(0), uid="9")
+    check([tmp_path / "ct", tmp_path / "organ.nii.gz"], 1)
+    check([tmp_path / "ct", tmp_path / "organ"], 1)
+    with pytest.raises(UsageError):
+        find_pairs([tmp_path / "organ.nii.gz", tmp_path])
+
+
+def test_series_are_found_by_globs(tmp_path):
+    for number in range(2):
+        series(tmp_path / f"p{number}/ct", scan(number), uid=f"1.{number}")
+        nifti(tmp_path / f"p{number}/organ.nii.gz", labels(number))
+    globs = {"images": str(tmp_path / "*/ct"), "masks": str(tmp_path / "*/organ.nii.gz")}
+    found = survey(find_pairs([], **globs))
+    assert [pair.page for pair in found.pairs] == [0, 1, 2, 3] * 2
+
+
+def test_slices_with_a_mask_each_and_single_images_are_no_series(tmp_path):
+    for number in range(2):
+        for z, page in enumerate(scan(number)):
+            place = tmp_path / f"a/images/case{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            dicom(place / f"{z}.dcm", page, SeriesInstanceUID=f"1.{number}", ImagePositionPatient=[0, 0, z])
+            save(tmp_path / f"a/masks/case{number}/{z}.png", labels(number)[z])
+    check(tmp_path / "a")
+    for part in ("images", "masks"):
+        (tmp_path / f"b/{part}/ward").mkdir(parents=True)
+    for number in range(3):
+        dicom(tmp_path / f"b/images/ward/{number}.dcm", scan(number)[0], SeriesInstanceUID=f"1.{number}")
+        dicom(tmp_path / f"b/masks/ward/{number}.dcm", labels(number)[0], SeriesInstanceUID=f"2.{number}")
+    assert [pair.images[0].name for pair in find_pairs(tmp_path / "b").pairs] == ["0.dcm", "1.dcm", "2.dcm"]
+
+
+def test_a_mixed_folder_says_how_many_series_it_holds(tmp_path):
+    series(tmp_path / "images/case0", scan(0), uid="1.0")
+    dicom(tmp_path / "images/case0/5-odd.dcm", scan(1)[0], SeriesInstanceUID="1.1")
+    nifti(tmp_path / "masks/case0.nii", labels(0))
+    with pytest.raises(InputError, match="2 DICOM series"):
+        survey(find_pairs(tmp_path)).check()
+
+
+def test_pages_of_series_and_mask_must_agree(tmp_path):
+    series(tmp_path / "images/case0", scan(0))
+    nifti(tmp_path / "masks/case0.nii", labels(0)[:3])
+    with pytest.raises(InputError, match="4 pages, its mask has 3"):
+        survey(find_pairs(tmp_path)).check()
+
+
+FLIP_ROWS = DICOM_AFFINE @ np.array([[1, 0, 0, 0], [0, -1, 0, 29], [0, 0, 1, 0], [0, 0, 0, 1]])
+FLIP_SLICES = DICOM_AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 3], [0, 0, 0, 1]])
+TURNED = DICOM_AFFINE @ np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"), [(FLIP_ROWS, "its rows"), (FLIP_SLICES, "its slices"), (TURNED, "rows, ")]
+)
+def test_a_mask_mirrored_or_turned_in_space_is_refused(affine, words, tmp_path):
+    series(tmp_path / "images/case0", scan(0))
+    nifti(tmp_path / "masks/case0.nii", labels(0), affine)
+    with pytest.raises(UnetError, match=r"case0\.nii") as error:
+        survey(find_pairs(tmp_path)).check()
+    assert words.replace("rows, ", "") in error.value.message
+    assert "affine" in error.value.hint
+
+
+def test_a_mask_elsewhere_in_space_is_a_warning(tmp_path):
+    series(tmp_path / "images/case0", scan(0))
+    moved = DICOM_AFFINE.copy()
+    moved[0, 3] += 20
+    nifti(tmp_path / "masks/case0.nii", labels(0), moved)
+    with pytest.warns(UnetWarning, match=r"case0\.nii: lies elsewhere"):
+        check(tmp_path, 1)
+
+
+def test_nnunet_volumes_of_two_channels(tmp_path):
+    for number in range(2):
+        for channel in range(2):
+            nifti(tmp_path / f"imagesTr/case_{number}_000{channel}.nii.gz", scan(number) + channel)
+        nifti(tmp_path / f"labelsTr/case_{number}.nii.gz", labels(number))
+    nifti(tmp_path / "imagesTs/case_9_0000.nii.gz", scan(9))
+    nifti(tmp_path / "imagesTs/case_9_0001.nii.gz", scan(9))
+    description = {"labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    found = check(tmp_path)
+    assert found.layout == "nnU-Net"
+    assert found.channels == 2
+    assert found.coding.classes == ("background", "organ")
+    assert [len(item) for item in (found.pairing.left_out, found.pairing.pairs)] == [2, 2]
+
+
+def test_volumes_train_and_their_masks_come_back_in_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        series(tmp_path / f"data/images/case{number}", scan(number), uid=f"1.{number}")
+        nifti(tmp_path / f"data/masks/case{number}.nii.gz", labels(number))
+    assert run(["train", "data", *SMALL, "-q"]) == 0
+    assert run(["infer", "data/images/case0", "-o", "mask.nii.gz", "-q"]) == 0
+    written = nibabel.load(tmp_path / "mask.nii.gz")
+    assert written.shape == SHAPE[::-1]
+    np.testing.assert_allclose(written.affine, DICOM_AFFINE, atol=1e-5)
+    assert set(np.unique(np.asarray(written.dataobj))) <= {0, 1}
+    assert run(["infer", "data/images", "-o", "masks", "-q"]) == 0  # every series of the folder
+    assert {path.name: tifffile.imread(path).shape for path in (tmp_path / "masks").iterdir()} == {
+        f"case{number}.tif": SHAPE for number in range(2)
+    }
+    assert run(["evaluate", "masks", "data", "-q"]) == 0
+    assert run(["evaluate", "data", "-m", "unet.safetensors", "-q"]) == 0
+
+
+def test_predictions_are_scored_against_a_series(tmp_path):
+    series(tmp_path / "organ", labels(0))
+    nifti(tmp_path / "mask.nii.gz", labels(0))
+    assert match_files(tmp_path / "mask.nii.gz", tmp_path / "organ")[0].truth == tmp_path / "organ"
