@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unetcli.errors import OutputError, UsageError
+from unetcli.images.files import ZARR_FILES
 from unetcli.images.memory import readable_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,7 @@ def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Pa
     OutputError : the file cannot be written, the disk is full, or the target is a folder or a device.
     """
     target = Path(target)
-    _check_target(target)
+    check_target(target)
     _remove_leftovers(target)
     try:
         descriptor, name = tempfile.mkstemp(prefix=_temporary_prefix(target), suffix=_suffix(target), dir=target.parent)
@@ -64,7 +65,7 @@ def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Pa
 
 
 def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:
-    """Raise unless a file can be written to a path; creates its folder. To be called before any work.
+    """Raise unless a file or an OME-Zarr can be written to a path; creates its folder. To be called before any work.
 
     Parameters
     ----------
@@ -77,13 +78,14 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> 
     """
     target = Path(target)
     for path in inputs:
-        if target == Path(path) or (target.exists() and Path(path).exists() and target.samefile(path)):
+        inside = target.suffix.lower() == ".zarr" and Path(path).resolve().is_relative_to(target.resolve())
+        if target == Path(path) or inside or (target.exists() and Path(path).exists() and target.samefile(path)):
             raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise writing_failed(error, target.parent) from error
-    _check_target(target)
+    check_target(target)
     try:
         descriptor, name = tempfile.mkstemp(prefix=_temporary_prefix(target), dir=target.parent)
         os.close(descriptor)
@@ -109,11 +111,26 @@ def writing_failed(error: OSError, target: Path | str, needed: int | None = None
     return OutputError(f"cannot be written: {reason}", path=target, hint="name another place with -o")
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raise unless what is at a path may be replaced: nothing, a file, or an OME-Zarr by another.
+
+    Raises
+    ------
+    OutputError : a folder, a device.
+    """
     try:
         mode = target.stat().st_mode
     except OSError:
         return  # absent, or a link to nothing, which is replaced
+    if target.suffix.lower() == ".zarr":
+        if not stat.S_ISDIR(mode):
+            raise OutputError("is not a folder, as an OME-Zarr is", path=target, hint="name a new folder with -o")
+        with contextlib.suppress(FileNotFoundError):  # replaced at this moment
+            names = os.listdir(target)  # noqa: PTH208 - one look, as other processes may write here
+            if not names or any(name in ZARR_FILES for name in names):
+                return
+            raise OutputError("is a folder with other files", path=target, hint="name a new folder with -o")
+        return
     if stat.S_ISDIR(mode):
         raise OutputError("is a directory", path=target, hint="name a file in it")
     if not stat.S_ISREG(mode):

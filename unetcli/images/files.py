@@ -30,7 +30,8 @@ _EXTENSIONS = {
     ".bmp": "bmp",
     ".gif": "gif",
 }
-_READABLE = "TIFF, PNG, JPEG, BMP, GIF, NIfTI and DICOM can be read"
+_READABLE = "TIFF, PNG, JPEG, BMP, GIF, NIfTI, DICOM and OME-Zarr can be read"
+ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 
 
 class InputFile:
@@ -174,6 +175,11 @@ def detect_format(file: InputFile) -> str:
         article = "an" if found == "nifti" else "a"
         warn(f"is {article} {found.upper()} despite {file.path.suffix}", path=file.path)
     return found
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is a folder that holds an image, or should: a zarr by its name or by its files."""
+    return path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR_FILES))
 
 
 def _medical_format(head: bytes, path: Path) -> str | None:

@@ -50,7 +50,7 @@ class ImageInfo:
     Parameters
     ----------
     path : the file, or the name given to a stream.
-    format : "tiff", "png", "jpeg", "bmp", "gif", "nifti" or "dicom", by the file's first bytes.
+    format : "tiff", "png", "jpeg", "bmp", "gif", "nifti" or "dicom", by the file's first bytes; "ome-zarr".
     axes : one letter per entry of `file_shape`, as understood: C and S are channels, Y and X the image, all others
         pages; Q are pages of unknown meaning.
     file_shape : sizes in the file, in the order of `axes`.
@@ -64,6 +64,7 @@ class ImageInfo:
     colormap : red, green, blue of each index where a palette image is read as indices.
     notes : what the user should be told about the interpretation.
     orientation : for medical volumes, what is needed to write the same geometry back.
+    origin : where an OME-Zarr puts its first pixel: (z, y, x) in the unit of `pixel_size`; None is nowhere special.
     """
 
     path: Path
@@ -85,6 +86,7 @@ class ImageInfo:
     colormap: tuple[tuple[int, int, int], ...] | None = None
     notes: tuple[str, ...] = ()
     orientation: tuple[tuple[float, ...], ...] | None = None
+    origin: tuple[float, float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

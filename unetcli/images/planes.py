@@ -87,15 +87,15 @@ class RawPlane:
 
 
 class SegmentCache:
-    """The last decoded strips and tiles of one file, for all its planes and threads."""
+    """The last decoded strips, tiles or chunks of one file, for all its planes and threads."""
 
     def __init__(self, budget: int = _CACHE) -> None:
         self._budget = budget
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int], decode: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, key: tuple[int, ...], decode: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the segment of that key, decoded now unless it is kept."""
         with self._lock:
             found = self._kept.get(key)

@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 
 from unetcli.errors import UsageError
 from unetcli.images.axes import check_axes
-from unetcli.images.files import InputFile, detect_format, open_input
+from unetcli.images.files import InputFile, detect_format, is_zarr, open_input
 from unetcli.images.info import ImageInfo
 from unetcli.images.source import PageSource
 
@@ -81,8 +81,8 @@ def open_image(
 
     Parameters
     ----------
-    source : path of a file, or of a folder with the slices of one DICOM series, or an open binary stream, which is
-        read into memory.
+    source : path of a file, or of a folder that is an OME-Zarr or holds the slices of one DICOM series, or an open
+        binary stream, which is read into memory.
     axes : axes to use in place of those the file states, as in "ZYX".
     palette : "colors" turns palette images into RGB, "indices" keeps the indices, as masks need.
     pages : the pages to open, counted from 0; the image then has these pages only. All where None.
@@ -96,10 +96,10 @@ def open_image(
     assert palette in ("colors", "indices")
     if axes is not None:
         check_axes(axes)
-    if isinstance(source, str | os.PathLike) and Path(source).is_dir() and (series := _open_series(source, axes)):
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir() and (folder := _open_folder(source, axes)):
         if pages is not None:
-            _check_pages(pages, series.info)
-        return Image(series, None, pages)
+            _check_pages(pages, folder.info)
+        return Image(folder, None, pages)
     file = open_input(source, name)
     try:
         opened = _open(file, detect_format(file), axes, palette, pages)
@@ -111,7 +111,12 @@ def open_image(
         raise
 
 
-def _open_series(folder: str | os.PathLike[str], axes: str | None) -> _Format | None:
+def _open_folder(folder: str | os.PathLike[str], axes: str | None) -> _Format | None:
+    """Return the image that a folder is; None where it is none."""
+    if is_zarr(Path(folder)):
+        from unetcli.images.omezarr import OmeZarrImage
+
+        return OmeZarrImage(Path(folder), axes)
     from unetcli.images.dicom import open_series
 
     return open_series(Path(folder), axes)

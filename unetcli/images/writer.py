@@ -15,13 +15,16 @@ import numpy as np
 
 from unetcli.errors import UsageError
 from unetcli.images.atomic import atomic_path, writing_failed
+from unetcli.images.atomic_folder import atomic_folder
 from unetcli.images.info import ImageInfo
+from unetcli.images.omezarr_encoder import Level, OmeZarrEncoder, Store, check_omezarr
 from unetcli.images.png import PngEncoder
 from unetcli.images.tiff_encoder import TiffEncoder
 
 Kind = Literal["mask", "probabilities", "overlay"]
 _SPOOL = 64 << 20  # bytes of a stream kept in memory before a temporary file takes them
 TIFF_EXTENSIONS = (".tif", ".tiff")
+DEFAULT_STORE = Store()
 _LOSSY = (".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".gif")
 
 
@@ -41,13 +44,14 @@ class ImageWriter:
 
     Parameters
     ----------
-    target : path, whose extension chooses the format (``.tif``, ``.ome.tif``, ``.png``, ``.nii``, ``.nii.gz``), or a
-        stream for TIFF.
+    target : path, whose extension chooses the format (``.tif``, ``.ome.tif``, ``.png``, ``.nii``, ``.nii.gz``,
+        ``.zarr``), or a stream for TIFF.
     like : the image whose pages, axes, size and pixel size the file gets.
     dtype : type of the rows that will be pushed.
     channels : values per pixel; they become axis C, or the colors of an overlay.
     colormap : red, green, blue (0 to 255) of each value of a uint8 mask.
     kind : "mask", "probabilities" (shown from 0 to 1) or "overlay" (channels are red, green, blue).
+    store : how an OME-Zarr is stored.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class ImageWriter:
         channels: int = 1,
         colormap: Sequence[tuple[int, int, int]] | None = None,
         kind: Kind = "mask",
+        store: Store = DEFAULT_STORE,
     ) -> None:
         dtype = np.dtype(dtype)
         assert colormap is None or (dtype == np.uint8 and channels == 1 and len(colormap) <= 256)
@@ -85,17 +90,26 @@ class ImageWriter:
         self._rows_left = like.pages * like.height
         self._needed = like.pages * like.height * like.width * channels * dtype.itemsize
         self._arguments = (like, dtype, channels, tuple(colormap) if colormap is not None else None, kind)
+        self._store = store
         self._stack = contextlib.ExitStack()
+        self._file: BinaryIO = io.BytesIO()  # of formats that are one file
         self._encoder: _Encoder | None = None
 
     def __enter__(self) -> "ImageWriter":
         if self._target is None:
-            self._file: BinaryIO = self._stack.enter_context(_spool())
+            self._file = self._stack.enter_context(_spool())
+        elif is_omezarr(self._target):
+            folder = atomic_folder(self._target, key=self._store.key, needed=self._needed)
+            temporary = self._stack.enter_context(folder)
         else:
             temporary = self._stack.enter_context(atomic_path(self._target, needed=self._needed))
             self._file = self._stack.enter_context(temporary.open("r+b"))
         try:
-            self._encoder = self._make_encoder()
+            with self._translated():
+                if self._target is not None and is_omezarr(self._target):
+                    self._encoder = OmeZarrEncoder(temporary, *self._arguments, self._store)
+                else:
+                    self._encoder = self._make_encoder()
         except BaseException:
             self._stack.__exit__(*_current_error())
             raise
@@ -120,6 +134,16 @@ class ImageWriter:
             ome=ome,
             shown=(0.0, 1.0) if kind == "probabilities" else None,
         )
+
+    @property
+    def level(self) -> Level | None:
+        """The array that other processes may write to, in place of `write_rows`; None where there is none."""
+        return self._encoder.full if isinstance(self._encoder, OmeZarrEncoder) else None
+
+    def skip_rows(self, count: int) -> None:
+        """Take rows as written that another process has put into `level`."""
+        assert self.level is not None
+        self._rows_left -= count
 
     def write_rows(self, rows: np.ndarray) -> None:
         """Take the next rows, (h, width, channels) or (h, width); pages follow each other without a break.
@@ -185,6 +209,11 @@ def is_ome(path: Path) -> bool:
     return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
 
 
+def is_omezarr(path: Path) -> bool:
+    """Whether a name asks for OME-Zarr."""
+    return path.suffix.lower() == ".zarr"
+
+
 def is_nifti(path: Path) -> bool:
     """Whether a name asks for NIfTI."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
@@ -195,7 +224,8 @@ def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type =
 
     Raises
     ------
-    UsageError : JPEG and the like, which would damage labels; an unknown extension; more than PNG can hold.
+    UsageError : JPEG and the like, which would damage labels; an unknown extension; more than PNG can hold; OME-Zarr
+        without the package for it.
     """
     target = Path(target)
     suffix = target.suffix.lower()
@@ -205,6 +235,9 @@ def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type =
             f"{suffix[1:].upper().replace('JPG', 'JPEG')} would damage labels", path=target, hint="use .tif or .png"
         )
     if is_nifti(target):
+        return
+    if is_omezarr(target):
+        check_omezarr()
         return
     if suffix not in (*TIFF_EXTENSIONS, ".png"):
         raise UsageError(
