@@ -92,6 +92,26 @@ def test_list_file_with_unknown_names(tmp_path):
         split_pairs(files(12), str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"id,split\ncell_03\ncell_04,train\n", "selects nothing of 12"),
+        (b"id,split\ncell_0\x80,val\n", "is no list of names .*utf-8"),
+        (b"id,split\n" + b"x" * 200_000 + b",val\n", "is no list of names .*field"),
+        (b"\n".join(b"cell_%02d" % number for number in range(12)), "selects every image of 12"),
+        (b"", "selects nothing of 12"),
+    ],
+    ids=["short row", "bytes", "long field", "every image", "empty"],
+)
+def test_damaged_lists(tmp_path, content, words):
+    """Found by tests/faults/fuzz.py: 19, 159."""
+    path = tmp_path / "list.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        split_pairs(files(12), str(path))
+    assert caught.value.hint
+
+
 def test_the_folder_says_it():
     pairs = [*files(5), *files(2, split="validation"), *files(2, split="test")]
     split = split_pairs(pairs)

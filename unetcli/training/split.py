@@ -57,6 +57,11 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
         return _automatic(pairs, usable, DEFAULT_FRACTION, seed)
     if Path(validation).is_file():
         chosen = _listed(pairs, usable, Path(validation))
+        if len(set(chosen)) in (0, len(usable)):
+            what = "every image" if chosen else "nothing"
+            raise InputError(
+                f"selects {what} of {len(usable)} images", path=validation, hint="list some of the images, not all"
+            )
     elif "." in validation and validation.replace(".", "", 1).isdigit():
         fraction = float(validation)
         if not 0 < fraction < 1:
@@ -105,8 +110,11 @@ def _is_selected(pair: Pair, selection: str) -> bool:
 
 
 def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> list[int]:
-    text = path.read_text(encoding="utf-8-sig")
-    rows = list(csv.DictReader(text.splitlines()))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines(), restval=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
     if rows and {"id", "split"} <= set(rows[0]):
         names = {row["id"] for row in rows if row["split"].strip().lower() in ("val", "valid", "validation")}
     else:
