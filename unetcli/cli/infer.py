@@ -46,6 +46,7 @@ def infer(
     threshold: Annotated[float, typer.Option("--threshold", help="Of the foreground's probability.")] = 0.5,
     min_size: Annotated[int, typer.Option("--min-size", min=0, help="Leave out objects of fewer pixels.")] = 0,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes in objects.")] = False,
+    ngff: Annotated[str, typer.Option("--ngff", help="Version of OME-Zarr to write: 0.4 or 0.5.")] = "0.4",
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave outputs that exist.")] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -89,6 +90,7 @@ def infer(
             threshold=threshold,
             min_size=min_size,
             fill_holes=fill_holes,
+            ngff=ngff,
         )
         set_threads(threads)
         chosen = choose_device(device, precision)

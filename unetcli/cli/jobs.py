@@ -50,19 +50,19 @@ def find_inputs(images: list[str]) -> list[str]:
     UsageError : something is absent or matches nothing.
     InputError : a folder without an image.
     """
-    from unetcli.images.dicom import holds_series
+    from unetcli.images.reader import is_image_folder
 
     found: list[str] = []
     for argument in images:
         path = Path(argument)
-        if argument == STREAM or path.is_file() or (path.is_dir() and holds_series(path)):
+        if argument == STREAM or path.is_file() or is_image_folder(path):
             found.append(argument)
         elif path.is_dir():
             inside = sorted(
                 str(entry)
                 for entry in path.iterdir()
                 if not entry.name.startswith((".", "~$"))
-                and (holds_series(entry) if entry.is_dir() else entry.suffix.lower() in READABLE and entry.is_file())
+                and (is_image_folder(entry) or (entry.suffix.lower() in READABLE and entry.is_file()))
             )
             if not inside:
                 raise InputError("holds no image", path=path, hint="name the files, or a glob in quotes")
@@ -125,8 +125,9 @@ def plan_outputs(
         if len(cases) > 1:
             raise UsageError(f"{len(cases)} images do not fit one stdout", hint="name a folder with -o")
         return [(cases[0], Destinations(sys.stdout.buffer, **extras))]
-    into_folder = len(cases) > 1 or output.endswith(("/", os.sep)) or target.is_dir() or not target.suffix
-    if len(cases) > 1 and target.suffix and not target.is_dir():
+    is_folder = (output.endswith(("/", os.sep)) or target.is_dir()) and target.suffix.lower() != ".zarr"
+    into_folder = len(cases) > 1 or is_folder or not target.suffix
+    if len(cases) > 1 and target.suffix and not is_folder:
         raise UsageError(f"{len(cases)} images, but -o names one file", path=output, hint="name a folder: -o masks/")
     jobs = []
     for files in cases:
@@ -161,7 +162,7 @@ def name_of(files: Sequence[str]) -> str:
 def stem_of(source: str) -> str:
     """Return a file's name without the extensions of its format."""
     name = Path(source).name
-    for ending in (".ome.tif", ".ome.tiff", ".nii.gz"):
+    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".nii.gz"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return Path(name).stem

@@ -12,7 +12,7 @@ from unetcli.images.dicom import holds_series
 
 DEEPEST = 4  # levels of folders below the one that was named
 _DICOM = ".dcm"
-_OWN_FOLDERS = (".run", ".zarr")  # our run folders; images that are folders
+_OWN_FOLDERS = (".run", ".part")  # our run folders; an OME-Zarr that is being written
 
 
 class File(NamedTuple):
@@ -152,7 +152,7 @@ def _look_into(
         if is_hidden(name):
             continue
         stem, extension = split_extension(name)
-        if _is_folder(entry):
+        if _is_folder(entry) and not extension.endswith(".zarr"):
             if len(parts) < DEEPEST and not name.endswith(_OWN_FOLDERS) and not _leads_back(entry, path):
                 below.append((path / name, (*parts, name)))
         elif not extension:

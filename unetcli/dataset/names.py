@@ -7,7 +7,7 @@ from functools import lru_cache
 
 EXTENSIONS = (
     *(".ome.tif", ".ome.tiff", ".nii.gz", ".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk", ".svs", ".ndpi"),
-    *(".png", ".jpg", ".jpeg", ".bmp", ".dib", ".gif", ".nii", ".dcm"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".dib", ".gif", ".nii", ".dcm", ".ome.zarr", ".zarr"),
 )
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "raw", "x", "inputs", "input"}

@@ -13,7 +13,7 @@ from unetcli.dataset.listing import LeftOut, list_folder
 from unetcli.dataset.matching import Entry, Matching, ambiguity, match_names, match_order, missing_partners
 from unetcli.dataset.names import folder_role, is_hidden, is_mask_name, natural_key, prediction_key, split_extension
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
-from unetcli.images.dicom import holds_series
+from unetcli.images.reader import is_image_folder
 
 
 @dataclass(frozen=True)
@@ -160,15 +160,16 @@ def _files_below(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise _absent(path)
-        if not path.is_dir() or holds_series(path):
+        if not path.is_dir() or is_image_folder(path):
             files.append(path)
             continue
-        below = [
-            Path(folder) / name
-            for folder, _, names in os.walk(path)
-            for name in names
-            if split_extension(name)[1] and not is_hidden(name)
-        ]
+        below = []
+        for folder, folders, names in os.walk(path):
+            stores = [name for name in folders if name.endswith(".zarr")]
+            folders[:] = [name for name in folders if not name.endswith((".zarr", ".zarr.part"))]
+            below += [
+                Path(folder) / name for name in (*names, *stores) if split_extension(name)[1] and not is_hidden(name)
+            ]
         if not below:
             raise InputError("no images found", path=path, hint="name the folder that holds the masks")
         files += sorted(below, key=lambda file: natural_key(str(file)))
@@ -195,7 +196,7 @@ def _matching_files(pattern: str) -> list[Path]:
     else:
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute too
     files = [Path(name) for name in sorted(names, key=natural_key) if not is_hidden(Path(name).name)]
-    files = [file for file in files if not file.is_dir() or holds_series(file)]
+    files = [file for file in files if not file.is_dir() or is_image_folder(file)]
     if not files:
         raise UsageError(f"no file matches {pattern}", hint="quote the glob, and check the folder in it")
     return files
@@ -208,7 +209,7 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
         if not path.exists():
             raise _absent(path)
     folders = [path for path in paths if path.is_dir()]
-    if len(paths) == 2 and all(path not in folders or holds_series(path) for path in paths):
+    if len(paths) == 2 and all(path not in folders or is_image_folder(path) for path in paths):
         return [_two_files(*paths)]
     if len(folders) == len(paths):
         if (

@@ -111,6 +111,13 @@ def open_image(
         raise
 
 
+def is_image_folder(path: Path) -> bool:
+    """Whether a path is a folder that is opened as one image: an OME-Zarr, or the slices of a DICOM series."""
+    from unetcli.images.dicom import holds_series
+
+    return is_zarr(path) or (path.is_dir() and holds_series(path))
+
+
 def _open_folder(folder: str | os.PathLike[str], axes: str | None) -> _Format | None:
     """Return the image that a folder is; None where it is none."""
     if is_zarr(Path(folder)):

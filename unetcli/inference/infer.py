@@ -15,6 +15,8 @@ from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
 from unetcli.images import ImageInfo, normalize
 from unetcli.images.normalization import rule
+from unetcli.images.omezarr_encoder import Store
+from unetcli.images.omezarr_metadata import ZARR_FORMATS
 from unetcli.inference.instances import find_objects
 from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
@@ -39,6 +41,7 @@ class InferConfig:
     turns : whether to average over the eight turns and flips.
     threshold : probability above which the foreground of two classes is taken.
     min_size, fill_holes : for objects, in pixels.
+    ngff : version of OME-Zarr to write.
     """
 
     output_kind: str = "mask"
@@ -50,12 +53,15 @@ class InferConfig:
     threshold: float = 0.5
     min_size: int = 0
     fill_holes: bool = False
+    ngff: str = "0.4"
 
     def __post_init__(self) -> None:
         if self.output_kind not in OUTPUT_KINDS:
             raise UsageError(
                 f"unknown output kind {self.output_kind!r}", hint=f"--output-kind takes {', '.join(OUTPUT_KINDS)}"
             )
+        if self.ngff not in ZARR_FORMATS:
+            raise UsageError(f"unknown version of OME-Zarr {self.ngff!r}", hint="--ngff 0.4 or --ngff 0.5")
         if not 0 < self.threshold < 1:
             raise UsageError(f"--threshold {self.threshold:g} is no probability", hint="--threshold 0.5")
 
@@ -166,7 +172,14 @@ class Segmenter:
             image = stack.enter_context(open_scan(sources, axes=config.axes, pages=config.pages))
             self.check(image.info)
             outputs = stack.enter_context(
-                open_outputs(destinations, image.info, self.coding, self.description.classes, config.output_kind)
+                open_outputs(
+                    destinations,
+                    image.info,
+                    self.coding,
+                    self.description.classes,
+                    config.output_kind,
+                    Store(config.ngff),
+                )
             )
             prepare = partial(normalize, intensity=image.intensity())
             foreground, objects = 0, 0

@@ -17,6 +17,7 @@ from unetcli.errors import warn
 from unetcli.images import ImageInfo, ImageWriter, PixelSize
 from unetcli.images.atomic import atomic_path
 from unetcli.images.mirror import Source
+from unetcli.images.omezarr_encoder import Store
 from unetcli.inference.predict import Band, Prepare
 
 MOST_UINT16 = 65535
@@ -91,12 +92,12 @@ class InstancesOutput:
         self.pages.append(zlib.compress(result.objects.tobytes(), level=1))
         self.largest = max(self.largest, int(result.objects.max(initial=0)))
 
-    def write(self, target: Path | BinaryIO, info: ImageInfo) -> None:
+    def write(self, target: Path | BinaryIO, info: ImageInfo, store: Store) -> None:
         """Write all pages in the smallest unsigned type that instance masks are commonly read with."""
         dtype = np.uint16 if self.largest <= MOST_UINT16 else np.uint32
         if dtype == np.uint32:
             warn(f"{self.largest} objects on one page: their ids take 32 bits, which some programs cannot read")
-        with ImageWriter(target, like=info, dtype=dtype, kind="mask") as writer:
+        with ImageWriter(target, like=info, dtype=dtype, kind="mask", store=store) as writer:
             for page in self.pages:
                 objects = np.frombuffer(zlib.decompress(page), np.int32).reshape(info.height, info.width)
                 writer.write_rows(objects.astype(dtype))
@@ -179,7 +180,7 @@ class ObjectsOutput:
 
 @contextmanager
 def open_outputs(
-    destinations: Any, info: ImageInfo, coding: LabelCoding, classes: int, kind: str
+    destinations: Any, info: ImageInfo, coding: LabelCoding, classes: int, kind: str, store: Store
 ) -> Iterator[list[Output]]:
     """Yield the outputs of one input; each file takes its place when the block ends well, and none otherwise.
 
@@ -187,6 +188,7 @@ def open_outputs(
     ----------
     destinations : an `unetcli.inference.infer.Destinations`.
     kind : of the main output; "mask" is what the training masks were.
+    store : how an OME-Zarr is stored.
     """
     outputs: list[Output] = []
     if kind == "mask":
@@ -194,7 +196,9 @@ def open_outputs(
     with ExitStack() as stack:
 
         def probabilities(target: Path | BinaryIO) -> RowsOutput:
-            writer = ImageWriter(target, like=info, dtype=np.float32, channels=classes, kind="probabilities")
+            writer = ImageWriter(
+                target, like=info, dtype=np.float32, channels=classes, kind="probabilities", store=store
+            )
             stack.enter_context(writer)
             return RowsOutput(writer, _probability_rows, wants_probabilities=True)
 
@@ -206,7 +210,7 @@ def open_outputs(
         else:
             coded = kind == "mask"
             dtype, colormap = (coding.dtype(), coding.colormap) if coded else (np.dtype(np.uint8), None)
-            writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind="mask")
+            writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind="mask", store=store)
             stack.enter_context(writer)
             encode = coding.encode if coded else np.asarray
             outputs.append(RowsOutput(writer, lambda band: encode(band.classes), wants_probabilities=False))
@@ -219,7 +223,7 @@ def open_outputs(
             outputs.append(table)
         yield outputs
         if instances is not None:
-            instances.write(destinations.main, info)
+            instances.write(destinations.main, info, store)
         if table is not None:
             table.write(destinations.objects)
 
