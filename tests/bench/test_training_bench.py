@@ -13,7 +13,8 @@ from unetcli.inference.predict import TileSize
 from unetcli.models import build_network, geometry_of
 from unetcli.models.device import choose_device, move_network, set_threads
 from unetcli.training.config import RECIPES
-from unetcli.training.loop import Limits, StepRecord, Trainer
+from unetcli.training.loop import Trainer
+from unetcli.training.records import Limits, StepRecord
 
 pytestmark = pytest.mark.bench
 FEATURES = 24

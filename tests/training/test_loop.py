@@ -15,7 +15,8 @@ from unetcli.models import build_network, geometry_of
 from unetcli.models.container import tensors_sha256
 from unetcli.models.device import Device
 from unetcli.training.config import RECIPES
-from unetcli.training.loop import EpochRecord, Limits, StepRecord, Trainer
+from unetcli.training.loop import Trainer
+from unetcli.training.records import EpochRecord, Limits, StepRecord
 
 CPU = Device("cpu", "fp32", "test")
 
@@ -144,7 +145,8 @@ def test_stopping_ends_after_the_step():
             if steps == 2:
                 trainer.stop = lambda: True
     assert steps == 2
-    assert len(trainer.history) == 1
+    assert trainer.history == []  # what is left of the epoch is for the training that continues it
+    assert len(trainer.losses) == 2
 
 
 def test_divergence_is_noticed():
@@ -180,5 +182,5 @@ def test_lack_of_memory_divides_the_batch_and_not_the_result():
 def test_no_memory_at_all_is_an_error():
     trainer = trainer_of()
     short_of_memory(trainer.network, 0)
-    with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="one patch of 84 pixels"):
+    with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="with 1 patch of 84 pixels"):
         list(trainer.run())

@@ -1,10 +1,11 @@
 """``unet train DATA...``: learn from images and their masks."""
 
 import signal
+import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,17 +15,22 @@ import typer
 from unetcli.cli import options
 from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds, write_line
 from unetcli.cli.progress import progress_bar
+from unetcli.cli.train_options import Options, configs_of, is_first_process, resume_command, resumed, stored
 from unetcli.errors import UsageError, warn
 
 if TYPE_CHECKING:
     from unetcli.dataset.survey import Survey
+    from unetcli.training.config import TrainConfig
+    from unetcli.training.loop import Trainer
     from unetcli.training.plan import Plan
+    from unetcli.training.state import TrainingState
     from unetcli.training.train import Event, Trained
 
 LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -52,7 +58,9 @@ def train(
     allow_unpaired: Annotated[bool, typer.Option("--allow-unpaired", help="Leave images without masks out.")] = False,
     task: Annotated[str, typer.Option("--task", help="auto, semantic or instances.")] = "auto",
     classes: Annotated[str | None, typer.Option("--classes", help="Names of the classes: a,b,c.")] = None,
-    arch: Annotated[str, typer.Option("--arch", help="The network; unet is the paper's.")] = "unet",
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="The network.  [default: unet, the paper's; with --init the model's]")
+    ] = None,
     features: Annotated[
         int | None, typer.Option("--features", help="Channels of the first level.  [default: 64, the paper's]")
     ] = None,
@@ -94,7 +102,20 @@ def train(
     scale: Annotated[float, typer.Option("--scale", help="Largest enlargement, as a fraction.")] = 0.0,
     intensity: Annotated[float, typer.Option("--intensity", help="Gray-value variation, as a fraction.")] = 0.25,
     no_augment: Annotated[bool, typer.Option("--no-augment", help="Switch all augmentation off.")] = False,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Cross-validation: a model for each of so many folds.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="MODEL", help="Start from this model's network and weights.")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option("--freeze", help="Parts that keep their weights: contracting, bottom ...")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Repeatable on CUDA too, at some cost; a CPU always is.")
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
@@ -121,102 +142,137 @@ def train(
 
     Example: unet train ./cells --epochs 50
     """
-    with console("train", quiet=quiet, verbose=verbose, debug=debug, json_target=json_file) as shown:
-        max_seconds = options.parse_duration(max_time) if max_time else None
-        page_range = options.parse_pages(pages)
-        if not data and not images:
+    first = is_first_process()
+    with console(
+        "train", quiet=quiet or not first, verbose=verbose, debug=debug, json_target=json_file if first else None
+    ) as shown:
+        given = resumed(context) if resume else dict(context.params)
+        page_range = options.parse_pages(given["pages"])
+        if max_time is not None:
+            options.parse_duration(max_time)
+        if not given["data"] and not given["images"]:
             raise UsageError("no data named", hint="unet train FOLDER, or unet train images.tif masks.tif")
 
-        from unetcli.dataset.augmentation import NO_AUGMENTATION, AugmentationSettings
-        from unetcli.dataset.pairs import collect_pairs
-        from unetcli.dataset.survey import survey
         from unetcli.models.device import set_threads
-        from unetcli.training.config import TrainConfig
-        from unetcli.training.plan import plan
-        from unetcli.training.preview import check_picture, write_picture
-        from unetcli.training.preview import preview as draw_preview
         from unetcli.training.train import check_outputs
-        from unetcli.training.train import train as run_training
 
-        asked = {
-            "features": features,
-            "depth": depth,
-            "padding": padding,
-            "upsampling": upsampling,
-            "batch_norm": batch_norm,
-            "dropout": dropout,
-            "block_dropout": block_dropout,
-            "temperature": temperature,
-            "first_skip": first_skip,
-        }
-        config = TrainConfig(
-            output=output,
-            epochs=epochs,
-            max_seconds=max_seconds,
-            patience=patience,
-            validation=validation,
-            architecture=arch,
-            arguments={name: value for name, value in asked.items() if value is not None},
-            patch_size=patch_size,
-            batch_size=batch_size,
-            recipe=recipe,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            border_weight=border_weight,
-            border_sigma=border_sigma,
-            class_balance=class_balance,
-            augmentation=NO_AUGMENTATION
-            if no_augment
-            else AugmentationSettings(elastic, rotate, shift, flip, scale, intensity),
-            seed=seed,
-            workers=workers,
-            device=device,
-            precision=precision,
-            overwrite=overwrite,
-        )
+        configs = configs_of(given)
         if not dry_run:
-            check_outputs(config)
-        set_threads(threads)
-        pairing = collect_pairs(
-            data or [], images=images, masks=masks, pair_by_order=pair_by_order, allow_unpaired=allow_unpaired
+            for config in configs:
+                check_outputs(config)
+        given["threads"] = set_threads(given["threads"])
+        found = examine(shown, given, page_range, preview)
+        results = []
+        for config in configs:
+            result = train_one(shown, config, found, given)
+            if result is None:  # a dry run
+                return
+            results.append(result)
+        if len(results) == 1:
+            shown.write_json(results[0])
+        else:
+            show_folds(shown, results)
+
+
+def examine(shown: Console, given: Options, pages: range | None, preview: Path | None) -> "Survey":
+    """Find the pairs, look at all of them, and say what they are."""
+    from unetcli.dataset.pairs import collect_pairs
+    from unetcli.dataset.survey import survey
+    from unetcli.training.preview import check_picture
+
+    pairing = collect_pairs(
+        [Path(path) for path in given["data"] or ()],
+        images=given["images"],
+        masks=given["masks"],
+        pair_by_order=given["pair_by_order"],
+        allow_unpaired=given["allow_unpaired"],
+    )
+    if preview is not None:
+        check_picture(preview, [path for pair in pairing.pairs for path in (*pair.images, *pair.masks)])
+    with progress_bar(shown, "checking") as bar:
+        found = survey(
+            pairing,
+            task=given["task"],
+            ignore=given["ignore"],
+            classes=[name.strip() for name in given["classes"].split(",")] if given["classes"] else None,
+            axes=given["axes"],
+            pages=pages,
+            progress=lambda done, total: bar(done / total, f"checking image {done} of {total}"),
         )
-        if preview is not None:
-            check_picture(preview, [path for pair in pairing.pairs for path in (*pair.images, *pair.masks)])
-        names = [name.strip() for name in classes.split(",")] if classes else None
-        with progress_bar(shown, "checking") as bar:
-            found = survey(
-                pairing,
-                task=task,
-                ignore=ignore,
-                classes=names,
-                axes=axes,
-                pages=page_range,
-                progress=lambda done, total: bar(done / total, f"checking image {done} of {total}"),
-            )
-        show_survey(shown, found)
-        if dry_run and found.problems:
-            shown.write_json(found.as_json())
-        found.check()
-        decided, trainer = plan(config, found)
-        warn_of_leakage(found, decided)
-        show_plan(shown, decided)
-        if preview is not None:
-            write_picture(preview, draw_preview(found, decided, trainer.dataset))
-            shown.say(f"drew {preview}")
-        if dry_run:
-            shown.write_json(dry_run_document(found, decided))
-            return
-        with stopping_on_signals() as stop:
-            trainer.stop = lambda: stop.number is not None
-            result = follow(shown, run_training(config, found, decided, trainer), decided)
-        shown.say(
-            f"wrote {result.model}: epoch {result.best.epoch}, Dice {result.best.dice:.4f} on validation, "
-            f"weights {result.weights_sha256[:12]}"
-        )
-        shown.write_json(train_document(result, decided, found))
-        if stop.number is not None:
-            raise Interrupted(stop.number)
+    show_survey(shown, found)
+    if given["dry_run"] and found.problems:
+        shown.write_json(found.as_json())
+    found.check()
+    return found
+
+
+def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Options) -> dict[str, Any] | None:
+    """Train one network and return its document; in a dry run only plan it, and return nothing."""
+    from unetcli.training.plan import plan
+    from unetcli.training.preview import preview, write_picture
+    from unetcli.training.state import begin, load_state, restore
+    from unetcli.training.train import train as run_training
+
+    saved = load_state(config.run_folder) if config.resume else None
+    if config.resume and saved is None:
+        shown.say(f"nothing to continue in {config.run_folder} yet: a training begins")
+    config = config.continuing(saved.chosen) if saved else replace(config, resume=False)
+    if saved is not None:
+        saved.check(found)
+    decided, trainer = plan(config, found)
+    state = begin(stored(given), decided, found)
+    if saved is not None:
+        restore(trainer, saved, config.run_folder)
+    warn_of_leakage(found, decided)
+    show_plan(shown, decided)
+    if given["preview"] is not None:
+        write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
+        shown.say(f"drew {given['preview']}")
+    if given["dry_run"]:
+        shown.write_json(dry_run_document(found, decided))
+        return None
+    if saved is not None:
+        show_position(shown, trainer, config, saved)
+    with stopping_on_signals() as stop:
+        trainer.stop = lambda: stop.number is not None
+        result = follow(shown, run_training(config, found, decided, trainer, state), decided)
+    reached = (
+        f"epoch {result.best.epoch}, Dice {result.best.dice:.4f} on validation" if result.best else "not validated"
+    )
+    shown.say(f"wrote {result.model}: {reached}, weights {result.weights_sha256[:12]}")
+    document = train_document(result, decided, found)
+    if stop.number is not None:
+        shown.say(f"resume with: {resume_command(given)}")
+        shown.write_json(document)
+        raise Interrupted(stop.number)
+    return document
+
+
+def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", saved: "TrainingState") -> None:
+    """Say where a training that is continued stands."""
+    done, of = len(trainer.history), f"/{config.last_epoch}" if config.last_epoch else ""
+    if saved.epochs_asked != config.last_epoch:
+        trainer.phase_start = trainer.epochs_done
+        asked = f"{saved.epochs_asked} epochs, {done} of them done"
+        shown.say(f"the training was to have {asked}: the schedule begins anew for those up to {config.last_epoch}")
+    elif trainer.finished:
+        shown.say(f"already {done}{of} epochs: nothing is left to do")
+    else:
+        shown.say(f"continues after epoch {done}{of}, step {len(trainer.losses)} of {trainer.steps_per_epoch}")
+
+
+def show_folds(shown: Console, documents: "list[dict[str, Any]]") -> None:
+    """Say how well the networks of all folds did."""
+    scores = [document["score"] for document in documents]
+    mean, deviation = statistics.mean(scores), statistics.stdev(scores)
+    rows = [(document["model"], document["best_epoch"], f"{document['score']:.4f}") for document in documents]
+    shown.table(("model", "epoch", "Dice on validation"), rows)
+    shown.say(f"Dice {mean:.4f} ± {deviation:.4f} (mean and SD over {len(scores)} folds)")
+    models = " ".join(f"-m {document['model']}" for document in documents)
+    shown.say(f"average them with: unet infer IMAGE -o MASK {models}")
+    shown.write_json(
+        {"model": [document["model"] for document in documents], "score": mean, "sd": deviation, "folds": documents}
+    )
 
 
 def show_survey(shown: Console, found: "Survey") -> None:
@@ -279,7 +335,7 @@ def _arguments(decided: "Plan") -> str:
 
 def follow(shown: Console, events: "Iterator[Event]", decided: "Plan") -> "Trained":
     """Show a training as it goes: a bar on a terminal, a line per epoch everywhere; return its result."""
-    from unetcli.training.loop import EpochRecord, StepRecord
+    from unetcli.training.records import EpochRecord, StepRecord
     from unetcli.training.train import Trained
 
     best = 0.0
@@ -355,8 +411,8 @@ def train_document(result: "Trained", decided: "Plan", found: "Survey") -> dict[
         "validation": len(decided.split.validation),
         "patches_per_epoch": decided.patches_per_epoch,
         "epochs": len(result.history),
-        "best_epoch": result.best.epoch,
-        "score": result.best.dice,
+        "best_epoch": result.best.epoch if result.best else None,
+        "score": result.best.dice if result.best else None,
         "weights_sha256": result.weights_sha256,
         "history": [asdict(record) for record in result.history],
     }

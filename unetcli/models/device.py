@@ -123,3 +123,10 @@ def set_threads(threads: int | None = None) -> int:
     torch.set_num_threads(chosen)
     cv2.setNumThreads(0)
     return chosen
+
+
+def make_deterministic() -> None:
+    """Let CUDA choose only algorithms that repeat themselves bit for bit, slower ones where need be."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)

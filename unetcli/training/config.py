@@ -51,6 +51,14 @@ class TrainConfig:
     """All options of a training; what is None follows from the data or the recipe.
 
     Lengths are in pixels, times in seconds.
+
+    Parameters
+    ----------
+    resume : whether the run folder is continued.
+    fold : which part of how many is held out, counted from 1.
+    init : the model file whose weights, and whose network, the training starts from.
+    freeze : parts of the network that keep their weights.
+    deterministic : whether CUDA repeats itself, too.
     """
 
     output: Path
@@ -58,7 +66,7 @@ class TrainConfig:
     max_seconds: float | None = None
     patience: int | None = None
     validation: str = "auto"
-    architecture: str = "unet"
+    architecture: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     patch_size: int | None = None
     batch_size: int | None = None
@@ -75,6 +83,11 @@ class TrainConfig:
     device: str = "auto"
     precision: str = "auto"
     overwrite: bool = False
+    resume: bool = False
+    fold: tuple[int, int] | None = None
+    init: Path | None = None
+    freeze: tuple[str, ...] = ()
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name, value, registry in (
@@ -100,6 +113,14 @@ class TrainConfig:
         """The folder beside the model that keeps the history."""
         return self.output.with_suffix(".run")
 
+    def for_fold(self, fold: int, folds: int) -> "TrainConfig":
+        """Return the configuration that trains one fold, counted from 1, into files of its own."""
+        return replace(self, fold=(fold, folds), output=self.output.with_suffix(f".fold{fold}{self.output.suffix}"))
+
+    def continuing(self, chosen: dict[str, Any]) -> "TrainConfig":
+        """Return the configuration with what was chosen when the training began."""
+        return replace(self, **{name: chosen[name] for name in ("precision", "patch_size", "batch_size")})
+
     @property
     def last_epoch(self) -> int | None:
         """Epochs to train; None where the time alone decides."""
@@ -109,4 +130,4 @@ class TrainConfig:
 
     def as_json(self) -> dict[str, Any]:
         """Return the options as plain data."""
-        return {**asdict(self), "output": str(self.output)}
+        return {**asdict(self), "output": str(self.output), "init": str(self.init) if self.init else None}

@@ -4,94 +4,44 @@ import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unetcli.dataset.augmentation import sample_seed
 from unetcli.dataset.patches import PatchDataset, Sample, epoch_keys
 from unetcli.errors import DivergedError, ResourceError, warn
 from unetcli.inference.predict import TileSize, is_out_of_memory
 from unetcli.models.device import Device
+from unetcli.training.batches import Batch, Key, batches
 from unetcli.training.config import Recipe
 from unetcli.training.loss import weighted_cross_entropy
 from unetcli.training.optimization import OPTIMIZERS, SCHEDULES, AveragedWeights
+from unetcli.training.processes import ALONE, Processes
+from unetcli.training.records import EpochRecord, Limits, StepRecord
 from unetcli.training.validation import ValidationScore, validate
 
 BAD_STEPS_IN_A_ROW = 5  # steps whose gradient is not finite before training counts as diverged
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of the optimizer, for the progress display.
-
-    Parameters
-    ----------
-    epoch, step : counted from 1; `steps` in an epoch.
-    progress : of the whole training, 0 to 1.
-    seconds : since the training began.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    progress: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch and its validation; a line of the history.
-
-    Parameters
-    ----------
-    dice : mean foreground Dice on validation; `dice_per_class` of each foreground class (nan: nowhere defined).
-    foreground : share of the held-out pixels that are predicted as foreground.
-    best : whether this is the best epoch so far.
-    patches_per_second : training speed.
-    """
-
-    epoch: int
-    seconds: float
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    dice: float
-    dice_per_class: tuple[float, ...]
-    foreground: float
-    best: bool
-    patches_per_second: float
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a training ends: whichever comes first.
-
-    Parameters
-    ----------
-    epochs : None where the time alone decides.
-    seconds : None where the epochs alone decide.
-    patience : epochs without a better one, None for no early stopping.
-    """
-
-    epochs: int | None
-    seconds: float | None
-    patience: int | None
-
-
 class Trainer:
     """A network in training.
 
+    Every step is a function of the weights, the seed and its position, so a training that is put back to a position
+    (`unetcli.training.state`) goes on as if it had never stopped.
+
     Parameters
     ----------
-    network : on the device; trained in place.
+    network : on the device; trained in place, but for parameters that need no gradient.
     dataset : the patches.
     held_out : decoded images to validate on.
-    clock : returns seconds; monotonic.
+    batch_size : patches of a step, of all processes together.
+    processes : those that train this network together.
     stop : returns whether to stop after the present step.
+    clock : returns seconds; monotonic.
     """
 
     def __init__(
@@ -109,6 +59,7 @@ class Trainer:
         seed: int,
         workers: int,
         tile: TileSize,
+        processes: Processes = ALONE,
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -124,16 +75,23 @@ class Trainer:
         self.seed = seed
         self.workers = workers
         self.tile = tile
+        self.processes = processes
         self.stop = stop
         self.clock = clock
-        self.optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), recipe.learning_rate)
+        learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[recipe.optimizer](learned, recipe.learning_rate)
         self.average = AveragedWeights(network, copy.deepcopy(network), recipe.averaging)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
         self.schedule = SCHEDULES[recipe.schedule]
         self.parts = 1  # pieces in which a batch is computed, more where memory ran out
         self.bad_steps = 0
         self.validation_seconds = 0.0
+        self.seconds = 0.0  # that the training has run, until it was last looked at
+        self.rate = 0.0  # learning rate of the last step
+        self.phase_start = 0.0  # epochs, with their fraction, at which the present run of the schedule began
+        self.losses: list[float] = []  # of the steps of the epoch that is not done
         self.history: list[EpochRecord] = []
+        self.score: ValidationScore | None = None  # of the last epoch, in the first process
 
     @property
     def steps_per_epoch(self) -> int:
@@ -141,137 +99,168 @@ class Trainer:
         return -(-self.patches_per_epoch // self.batch_size)
 
     @property
+    def epochs_done(self) -> float:
+        """Epochs that are done, with the fraction of the present one."""
+        return len(self.history) + len(self.losses) / self.steps_per_epoch
+
+    @property
     def best(self) -> EpochRecord | None:
         """The best epoch so far."""
         return max((record for record in self.history if record.best), key=lambda record: record.epoch, default=None)
 
+    @property
+    def finished(self) -> bool:
+        """Whether a limit is reached."""
+        limits, epoch = self.limits, len(self.history)
+        if limits.epochs is not None and epoch >= limits.epochs:
+            return True
+        if limits.seconds is not None and epoch and not self.losses and self._out_of_time():
+            return True
+        return limits.patience is not None and self.best is not None and epoch - self.best.epoch >= limits.patience
+
     def run(self) -> Iterator[StepRecord | EpochRecord]:
         """Train until a limit is reached or `stop` says so, yielding a record for each step and each epoch.
+
+        An epoch that `stop` cuts short is not validated; its steps are not lost to a training that is continued.
 
         Raises
         ------
         DivergedError : the loss stays not finite; the weights of the best epoch are unharmed.
         ResourceError : a single patch does not fit the memory.
         """
-        began = self.clock()
-        batches = self._batches()
+        began = self.clock() - self.seconds
+        keys = partial(self._keys, len(self.history), len(self.losses))
+        made = batches(self.dataset, keys, workers=self.workers, pinned=self.device.kind == "cuda")
+        model = self.processes.wrap(self.network)
+        stopped = self._look(began)
         try:
-            epoch = len(self.history)
-            while not self._finished(epoch, began):
-                epoch += 1
-                yield from self._epoch(epoch, batches, began)
+            while not stopped and not self.finished:
+                stopped = yield from self._epoch(model, made, began)
         finally:
-            batches.close()
+            made.close()
 
-    def _finished(self, epoch: int, began: float) -> bool:
-        limits = self.limits
-        if self.stop() or (limits.epochs is not None and epoch >= limits.epochs):
-            return True
-        if limits.seconds is not None and epoch and self._out_of_time(began):
-            return True
-        return limits.patience is not None and self.best is not None and epoch - self.best.epoch >= limits.patience
+    def _look(self, began: float) -> bool:
+        """Look at the clock and return whether to stop, both as all processes see them."""
+        now, stop = self.processes.largest([self.clock() - began, float(self.stop())], self.device)
+        self.seconds = now
+        return bool(stop)
 
-    def _out_of_time(self, began: float) -> bool:
-        assert self.limits.seconds is not None
-        return self.clock() - began + self.validation_seconds >= self.limits.seconds
+    def _out_of_time(self) -> bool:
+        return self.limits.seconds is not None and self.seconds + self.validation_seconds >= self.limits.seconds
 
-    def _progress(self, epoch: int, step: int, began: float) -> float:
+    def _progress(self) -> float:
         done = 0.0
         if self.limits.epochs is not None:
-            done = (epoch - 1 + step / self.steps_per_epoch) / self.limits.epochs
+            done = (self.epochs_done - self.phase_start) / max(1e-9, self.limits.epochs - self.phase_start)
         if self.limits.seconds is not None:
-            available = max(1e-9, self.limits.seconds - self.validation_seconds)
-            done = max(done, (self.clock() - began) / available)
+            done = max(done, self.seconds / max(1e-9, self.limits.seconds - self.validation_seconds))
         return min(1.0, done)
 
-    def _batches(self) -> Generator[Sequence[Tensor]]:
-        def keys() -> Iterator[list[tuple[int, int]]]:
-            epoch = len(self.history)
-            while self.limits.epochs is None or epoch < self.limits.epochs:
-                epoch += 1
-                yield from epoch_keys(epoch, self.patches_per_epoch, self.batch_size)
-
-        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-            self.dataset,
-            batch_sampler=_Keys(keys),
-            num_workers=self.workers,
-            worker_init_fn=_quiet_worker if self.workers else None,
-            pin_memory=self.device.kind == "cuda",
-        )
-        yield from loader
+    def _keys(self, epoch: int, skipped: int) -> Iterator[list[Key]]:
+        """Yield the keys of this process's part of each batch after so many epochs and so many steps of the next."""
+        while self.limits.epochs is None or epoch < self.limits.epochs:
+            epoch += 1
+            for keys in islice(epoch_keys(epoch, self.patches_per_epoch, self.batch_size), skipped, None):
+                yield keys[self.processes.rank :: self.processes.count]
+            skipped = 0
 
     def _epoch(
-        self, epoch: int, batches: Iterator[Sequence[Tensor]], began: float
-    ) -> Iterator[StepRecord | EpochRecord]:
+        self, model: nn.Module, made: Iterator[Batch], began: float
+    ) -> Generator[StepRecord | EpochRecord, None, bool]:
+        """Train for what is left of an epoch and return whether it was stopped."""
+        epoch, first = len(self.history) + 1, len(self.losses)
         started = self.clock()
-        losses = []
-        self.network.train()
-        for step in range(1, self.steps_per_epoch + 1):
-            rate = self.recipe.learning_rate * self.schedule(self._progress(epoch, step - 1, began))
-            torch.manual_seed(
-                sample_seed(self.seed, epoch, self.patches_per_epoch + step)
-            )  # dropout depends on the step alone
-            losses.append(self._step(next(batches), rate, epoch, step))
-            seconds = self.clock() - began
-            yield StepRecord(epoch, step, self.steps_per_epoch, losses[-1], self._progress(epoch, step, began), seconds)
-            if self.stop() or (self.limits.seconds is not None and self._out_of_time(began)):
+        set_training(self.network)
+        for step in range(first + 1, self.steps_per_epoch + 1):
+            self.rate = self.recipe.learning_rate * self.schedule(self._progress())
+            offset = self.patches_per_epoch + step * self.processes.count + self.processes.rank
+            batch = next(made)  # a loader that begins draws from torch's generator
+            torch.manual_seed(sample_seed(self.seed, epoch, offset))  # dropout depends on the step alone
+            self.losses.append(self._step(model, batch, epoch, step))
+            self.seconds = self.clock() - began
+            yield StepRecord(epoch, step, self.steps_per_epoch, self.losses[-1], self._progress(), self.seconds)
+            if self._look(began):
+                return True
+            if self._out_of_time():
                 break
-        speed = len(losses) * self.batch_size / max(1e-9, self.clock() - started)
-        score = self._validate()
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        record = EpochRecord(
-            epoch=epoch,
-            seconds=self.clock() - began,
-            learning_rate=rate,
-            train_loss=sum(finite) / len(finite) if finite else math.nan,
-            validation_loss=score.loss,
-            dice=score.dice,
-            dice_per_class=score.dice_per_class,
-            foreground=sum(image.foreground for image in score.images) / len(score.images),
-            best=self._is_best(score),
-            patches_per_second=speed,
-        )
+        speed = (len(self.losses) - first) * self.batch_size / max(1e-9, self.clock() - started)
+        record = self._validate(epoch, speed, began)
+        if record is None:
+            return True
+        self.losses = []
         self.history.append(record)
         yield record
+        return self._look(began)
 
-    def _validate(self) -> ValidationScore:
+    def _validate(self, epoch: int, speed: float, began: float) -> EpochRecord | None:
+        """Return the record of an epoch after its last step; None where `stop` came before all images were seen."""
         started = self.clock()
-        network = self.average.average.eval()
-        score = validate(
-            network,
-            self.held_out,
-            task=self.dataset.task,
-            classes=self.classes,
-            device=self.device,
-            size=self.tile,
-        )
+        measured = [0.0] * (self.classes + 3)
+        if self.processes.first:
+            try:
+                self.score = validate(
+                    self.average.average.eval(),
+                    self._until_stopped(),
+                    task=self.dataset.task,
+                    classes=self.classes,
+                    device=self.device,
+                    size=self.tile,
+                )
+                score = self.score
+                measured = [1.0, score.loss, score.dice, score.foreground, *score.dice_per_class]
+            except _Stopped:
+                pass
+        complete, loss, dice, foreground, *dice_per_class = self.processes.from_first(measured, self.device)
+        if not complete:
+            return None
         self.validation_seconds = self.clock() - started
-        return score
+        self._look(began)
+        finite = [loss for loss in self.losses if math.isfinite(loss)]
+        return EpochRecord(
+            epoch=epoch,
+            seconds=self.seconds,
+            learning_rate=self.rate,
+            train_loss=sum(finite) / len(finite) if finite else math.nan,
+            validation_loss=loss,
+            dice=dice,
+            dice_per_class=tuple(dice_per_class),
+            foreground=foreground,
+            best=self._is_best(loss, dice),
+            patches_per_second=speed,
+        )
 
-    def _is_best(self, score: ValidationScore) -> bool:
+    def _until_stopped(self) -> Iterator[Sample]:
+        for sample in self.held_out:
+            if self.stop():
+                raise _Stopped
+            yield sample
+
+    def _is_best(self, loss: float, dice: float) -> bool:
         best = self.best
-        if not math.isfinite(score.loss):
-            return False
-        return best is None or (score.dice, -score.loss) > (best.dice, -best.validation_loss)
+        return math.isfinite(loss) and (best is None or (dice, -loss) > (best.dice, -best.validation_loss))
 
-    def _step(self, batch: Sequence[Tensor], rate: float, epoch: int, step: int) -> float:
+    def _step(self, model: nn.Module, batch: Batch, epoch: int, step: int) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                loss = self._gradients(batch)
+                loss = self._gradients(model, batch)
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.parts >= len(batch[0]):
+                if self.parts >= len(batch[0]) or self.processes.count > 1:
+                    left = -(-len(batch[0]) // self.parts)
                     raise ResourceError(
-                        f"out of memory with one patch of {batch[0].shape[-1]} pixels",
-                        hint="a smaller --patch-size or fewer --features",
+                        f"out of memory with {left} patch{'es' if left > 1 else ''} of {batch[0].shape[-1]} pixels",
+                        hint="a smaller --patch-size or --batch-size, or fewer --features",
                     ) from None
                 self.parts *= 2
-                warn(f"out of memory: a batch of {len(batch[0])} patches is now computed in {self.parts} parts")
+                warn(
+                    f"out of memory: a batch of {len(batch[0])} patches is now computed in {self.parts} parts; "
+                    "another run may give other weights"
+                )
         self.scaler.unscale_(self.optimizer)
         largest = self.recipe.largest_gradient or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest)
@@ -284,17 +273,19 @@ class Trainer:
         self.scaler.update()
         return loss
 
-    def _gradients(self, batch: Sequence[Tensor]) -> float:
+    def _gradients(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss of a batch, its gradients added up over `parts` pieces of it."""
         total = 0.0
-        for image, target, weights in zip(*(tensor.chunk(self.parts) for tensor in batch), strict=True):
+        pieces = list(zip(*(tensor.chunk(self.parts) for tensor in batch), strict=True))
+        for number, (image, target, weights) in enumerate(pieces, start=1):
             image = image.to(self.device.torch, non_blocking=True, memory_format=torch.channels_last)
             target = target.to(self.device.torch, non_blocking=True)
             weights = weights.to(self.device.torch, non_blocking=True)
-            with self.device.arithmetic():
-                logits = self.network(image)
-            loss = weighted_cross_entropy(logits, target, weights) * (len(image) / len(batch[0]))
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            with self.processes.alone(model) if number < len(pieces) else nullcontext():
+                with self.device.arithmetic():
+                    logits = model(image)
+                loss = weighted_cross_entropy(logits, target, weights) * (len(image) / len(batch[0]))
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 
@@ -307,22 +298,14 @@ class Trainer:
             )
 
 
-class _Keys:
-    """A batch sampler over keys made by a function; iterated once."""
-
-    def __init__(self, make: Callable[[], Iterator[list[tuple[int, int]]]]) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.make()
+class _Stopped(Exception):
+    """Validation was told to stop."""
 
 
-def _quiet_worker(number: int) -> None:
-    """Leave signals to the main process, and its cores to it too."""
-    import signal
-
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+def set_training(network: nn.Module) -> None:
+    """Put a network into training mode, but for layers all of whose parameters are frozen: they keep what they know."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()

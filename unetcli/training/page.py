@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from unetcli import report
 from unetcli.dataset.survey import Survey
 from unetcli.dataset.table import class_rows, summary_rows
-from unetcli.training.loop import EpochRecord
 from unetcli.training.plan import Plan
+from unetcli.training.records import EpochRecord
 
 
 def training_page(survey: Survey, decided: Plan, history: Sequence[EpochRecord], name: str) -> str:

@@ -21,11 +21,14 @@ from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
-from unetcli.models import build_network, default_arguments, geometry_of
-from unetcli.models.device import Device, choose_device, move_network
+from unetcli.models import geometry_of
+from unetcli.models.device import Device, choose_device, make_deterministic, move_network
 from unetcli.training.config import PAPER_PATCH, TrainConfig
-from unetcli.training.loop import Limits, Trainer
-from unetcli.training.split import Split, hold_out_region, split_pairs
+from unetcli.training.loop import Trainer
+from unetcli.training.processes import own_device, processes_of_environment
+from unetcli.training.records import Limits
+from unetcli.training.split import Split, hold_out_region, split_fold, split_pairs
+from unetcli.training.start import freeze, start_network
 
 FEWEST_PATCHES = 64  # of an epoch
 LARGEST_BATCH = 16
@@ -73,15 +76,25 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     """
     coding = survey.coding
     classes = coding.classes
-    split = split_pairs(survey.pairs, config.validation, seed=config.seed)
-    device = choose_device(config.device, config.precision)
+    if config.fold is None:
+        split = split_pairs(survey.pairs, config.validation, seed=config.seed)
+    else:
+        split = split_fold(survey.pairs, *config.fold, seed=config.seed)
+    processes = processes_of_environment()
+    device = choose_device(own_device(config.device), config.precision)
+    if config.deterministic:
+        make_deterministic()
     recipe = config.steps_recipe
-    arguments = default_arguments(config.architecture)
-    if "dropout" in arguments:
-        arguments["dropout"] = recipe.dropout
-    arguments.update(config.arguments)
     torch.manual_seed(config.seed)
-    network = build_network(config.architecture, channels=survey.channels, classes=len(classes), **arguments)
+    network, architecture, arguments = start_network(
+        config.architecture,
+        config.arguments,
+        channels=survey.channels,
+        classes=len(classes),
+        dropout=recipe.dropout,
+        init=config.init,
+    )
+    freeze(network, config.freeze)
     geometry = geometry_of(network)
 
     patch_size = _patch_size(config, survey, network)
@@ -93,6 +106,8 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     weights = class_weights(counts, config.class_balance, recipe.smallest_share)
     batch_size = config.batch_size or max(1, min(LARGEST_BATCH, -(-recipe.batch_pixels // output_size**2)))
     patches = max(FEWEST_PATCHES, math.ceil(int(counts.sum()) / output_size**2))
+    if processes.count > 1:  # every batch is full, so that all processes always have something to compute
+        patches += -patches % (batch_size * processes.count)
     workers = config.workers if config.workers is not None else default_workers(device)
 
     settings = config.augmentation
@@ -113,17 +128,18 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         device=device,
         recipe=recipe,
         patches_per_epoch=patches,
-        batch_size=batch_size,
+        batch_size=batch_size * processes.count,
         limits=Limits(config.last_epoch, config.max_seconds, config.patience),
         seed=config.seed,
         workers=workers,
         tile=choose_tile(network, survey.channels, device),
+        processes=processes,
     )
     values = bytes_per_pixel(network, survey.channels, device) * patch_size**2 * batch_size
     parameters = sum(parameter.numel() for parameter in network.parameters())
     decided = Plan(
         device=device,
-        architecture=config.architecture,
+        architecture=architecture,
         arguments=arguments,
         parameters=parameters,
         channels=survey.channels,
@@ -211,7 +227,7 @@ def _estimate(config: TrainConfig, trainer: Trainer, patch: tuple[int, int, int]
         return config.max_seconds
     assert trainer.limits.epochs is not None
     rehearsal = copy.deepcopy(trainer.network).train()
-    image = torch.zeros(trainer.batch_size, *patch, device=trainer.device.torch).contiguous(
+    image = torch.zeros(trainer.batch_size // trainer.processes.count, *patch, device=trainer.device.torch).contiguous(
         memory_format=torch.channels_last
     )
     seconds = math.inf

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,9 @@ from typing import Any
 
 from unetcli.errors import OutputError
 from unetcli.images.atomic import atomic_path
-from unetcli.training.loop import EpochRecord
+from unetcli.training.records import EpochRecord
+
+BEST = "best.safetensors"
 
 
 class RunFolder:
@@ -66,6 +69,31 @@ class RunFolder:
                 ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         owner_file.write_text(json.dumps(owner))
+
+    def clear(self) -> None:
+        """Remove the files of an earlier training."""
+        for path in self.path.iterdir():
+            if path.is_file():
+                path.unlink()
+
+    def keep(self, model: Path) -> None:
+        """Keep the best model under a second name, so that it survives its own."""
+        self._link(model, self.path / BEST)
+
+    def give_back(self, model: Path) -> bool:
+        """Put the best model where it is gone, and return whether there was one."""
+        if not (self.path / BEST).exists():
+            return False
+        self._link(self.path / BEST, model)
+        return True
+
+    def _link(self, source: Path, target: Path) -> None:
+        with atomic_path(target) as temporary:
+            temporary.unlink()
+            try:
+                temporary.hardlink_to(source)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, temporary)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the options and what was understood of the data as ``config.json``."""

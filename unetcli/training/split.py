@@ -72,6 +72,40 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
     return _checked(usable, chosen, f"{len(chosen)} images selected by --validation {validation}")
 
 
+def split_fold(pairs: Sequence[Pair], fold: int, folds: int, *, seed: int = 0) -> Split:
+    """Return the split of one fold of a cross-validation: each image is held out in exactly one fold.
+
+    Whole files are dealt out where there are enough of them; the pages of fewer stacks in contiguous blocks. Images
+    of the folder's test split stay out.
+
+    Parameters
+    ----------
+    fold : which, from 1 to `folds`.
+
+    Raises
+    ------
+    UsageError : fewer images than folds.
+    """
+    usable = [index for index, pair in enumerate(pairs) if pair.split != "test"]
+    stacks = _stacks(pairs, usable)
+    if len(stacks) >= folds:
+        files = list(stacks.values())
+        order = np.random.default_rng(seed).permutation(len(files))[fold - 1 :: folds]
+        chosen = sorted(index for file in order for index in files[int(file)])
+        return _checked(usable, chosen, f"fold {fold} of {folds}: {len(order)} of {len(files)} files, seed {seed}")
+    if len(usable) < folds:
+        raise UsageError(f"{len(usable)} images do not make {folds} folds", hint=f"--folds {max(2, len(usable))}")
+    chosen = usable[len(usable) * (fold - 1) // folds : len(usable) * fold // folds]
+    return _checked(usable, chosen, f"fold {fold} of {folds}: {len(chosen)} of {len(usable)} pages, in blocks")
+
+
+def _stacks(pairs: Sequence[Pair], usable: Sequence[int]) -> dict[Path, list[int]]:
+    stacks: dict[Path, list[int]] = {}
+    for index in usable:
+        stacks.setdefault(pairs[index].images[0], []).append(index)
+    return stacks
+
+
 def _checked(usable: Sequence[int], chosen: Sequence[int], rule: str) -> Split:
     training = tuple(index for index in usable if index not in set(chosen))
     if not chosen or not training:
@@ -84,9 +118,7 @@ def _automatic(pairs: Sequence[Pair], usable: Sequence[int], fraction: float, se
     if len(usable) < FEWEST_FOR_SPLIT:
         rule = f"a quarter of each of {len(usable)} images, apart by a gap (optimistic: the same images are trained on)"
         return Split(tuple(usable), tuple(usable), by_region=True, rule=rule)
-    stacks: dict[Path, list[int]] = {}
-    for index in usable:
-        stacks.setdefault(pairs[index].images[0], []).append(index)
+    stacks = _stacks(pairs, usable)
     if len(stacks) >= FEWEST_FOR_SPLIT:  # whole files: the pages of a stack resemble each other
         files = list(stacks.values())
         held = max(1, round(fraction * len(files)))

@@ -1,28 +1,39 @@
 """From a surveyed data set to a model file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unetcli.dataset.survey import Survey
-from unetcli.errors import DivergedError, OutputError, UsageError
+from unetcli.errors import DivergedError, ModelFileError, OutputError, ResourceError, UsageError, warn
 from unetcli.images.atomic import check_writable
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import ModelDescription, load_model, save_model
 from unetcli.training.config import TrainConfig
-from unetcli.training.loop import EpochRecord, StepRecord, Trainer
+from unetcli.training.loop import Trainer
 from unetcli.training.page import training_page
 from unetcli.training.plan import Plan
+from unetcli.training.records import EpochRecord, StepRecord
 from unetcli.training.runfolder import RunFolder
+from unetcli.training.state import TrainingState, has_state, save_state
+
+COLLAPSED_EPOCHS = 3  # in a row, after which a network that predicts one class only is named
+LOST_PROCESS = ("connection closed", "connection reset", "socket", "nccl", "gloo")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The result: the model file of the best epoch."""
+    """The result: the model file of the best epoch.
+
+    Parameters
+    ----------
+    best : None where the training was stopped before its first validation; the model then holds the last weights.
+    stopped : whether it was told to stop, and can be resumed.
+    """
 
     model: Path
     run_folder: Path
     weights_sha256: str
-    best: EpochRecord
+    best: EpochRecord | None
     history: tuple[EpochRecord, ...]
     stopped: bool
 
@@ -42,41 +53,155 @@ def check_outputs(config: TrainConfig) -> None:
         raise UsageError(
             f"{config.output.name} is no .safetensors file", path=config.output, hint="-o unet.safetensors"
         )
-    if config.output.exists() and not config.overwrite:
-        raise OutputError("exists already", path=config.output, hint="--overwrite replaces it, -o names another")
+    if not (config.overwrite or config.resume):
+        if config.output.exists():
+            raise OutputError(
+                "exists already",
+                path=config.output,
+                hint="--overwrite replaces it, --resume continues it, or -o names another",
+            )
+        if has_state(config.run_folder):
+            raise OutputError(
+                "holds a training that was interrupted",
+                path=config.run_folder,
+                hint="--resume continues it, --overwrite begins anew",
+            )
     check_writable(config.output)
 
 
-def train(config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) -> Iterator[Event]:
+def train(
+    config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer, state: TrainingState
+) -> Iterator[Event]:
     """Train, keep the best model, and yield a record for every step and epoch, `Trained` at the end.
 
-    The model file is written whenever an epoch is better than those before, so a usable one is there early.
+    The model file is written whenever an epoch is better than those before, so a usable one is there early; the state
+    is written after every epoch and when the training is told to stop. Without room for anything but the model, the
+    training goes on.
+
+    Parameters
+    ----------
+    state : where the training stands; what it says of options, choices and data stays.
 
     Raises
     ------
     DivergedError : the loss is not finite; the model file of the best epoch stays.
     OutputError : a file cannot be written.
+    ResourceError : another process of the same training ended.
     """
+    trainer.processes.join(decided.device)
+    try:
+        if trainer.processes.first:
+            yield from _train(config, survey, decided, trainer, state)
+        else:
+            yield from trainer.run()
+            yield Trained(config.output, config.run_folder, "", trainer.best, tuple(trainer.history), trainer.stop())
+    except RuntimeError as error:
+        if trainer.processes.count > 1 and any(word in str(error).lower() for word in LOST_PROCESS):
+            raise ResourceError(
+                "another process of this training ended", path=config.run_folder, hint="continue it with --resume"
+            ) from None
+        raise
+    finally:
+        trainer.processes.leave()
+
+
+def _train(
+    config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer, state: TrainingState
+) -> Iterator[Event]:
     folder = RunFolder(config.run_folder)
-    sha256 = ""
     with folder.lock():
-        folder.write_config({"options": config.as_json(), "plan": asdict(decided), "data": survey.as_json()})
-        for record in trainer.run():
-            if isinstance(record, EpochRecord):
-                folder.write_history(trainer.history)
-                folder.write_page(training_page(survey, decided, trainer.history, config.output.name))
-                if record.best:
-                    description = describe(config, survey, decided, record)
-                    sha256 = save_model(config.output, trainer.average.average, description)
-            yield record
+        sha256 = _begin(folder, config, survey, decided, trainer)
+        extra = Tolerated()
+        try:
+            for record in trainer.run():
+                if isinstance(record, EpochRecord):
+                    if record.best:
+                        sha256 = save_model(
+                            config.output, trainer.average.average, describe(config, survey, decided, record)
+                        )
+                        with extra:
+                            folder.keep(config.output)
+                    with extra:
+                        save_state(folder.path, state.at(trainer))
+                    with extra:
+                        folder.write_history(trainer.history)
+                        folder.write_page(training_page(survey, decided, trainer.history, config.output.name))
+                    warn_of_collapse(trainer.history)
+                yield record
+        finally:
+            if trainer.losses:  # in the middle of an epoch
+                with extra:
+                    save_state(folder.path, state.at(trainer))
+        if trainer.best is None and not trainer.stop():
+            raise DivergedError(
+                "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
+            )
+        if trainer.best is None:
+            sha256 = save_model(config.output, trainer.average.average, describe(config, survey, decided, None))
+        yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stop())
+        extra.check()
+
+
+def _begin(folder: RunFolder, config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) -> str:
+    """Make the run folder ready and return the SHA-256 of the best model so far, if there is one.
+
+    Raises
+    ------
+    ModelFileError : the best model of a training that is continued is gone.
+    """
+    if not config.resume:
+        folder.clear()
+    folder.write_config({"options": config.as_json(), "plan": asdict(decided), "data": survey.as_json()})
     if trainer.best is None:
-        raise DivergedError(
-            "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
+        return ""
+    if not config.output.exists() and not folder.give_back(config.output):
+        raise ModelFileError(
+            f"the model of epoch {trainer.best.epoch} is gone", path=config.output, hint="begin anew with --overwrite"
         )
-    yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stop())
+    return str(load_model(config.output)[2])
 
 
-def describe(config: TrainConfig, survey: Survey, decided: Plan, best: EpochRecord) -> ModelDescription:
+class Tolerated:
+    """A context for files that a training can do without: a failure is said once, and raised at the end."""
+
+    failed: OutputError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, OutputError):
+            return False
+        if self.failed is None:
+            warn(f"{error}; the training goes on as long as its model can be written")
+        self.failed = error
+        return True
+
+    def check(self) -> None:
+        """Raise the last failure.
+
+        Raises
+        ------
+        OutputError : if there was one.
+        """
+        if self.failed is not None:
+            raise self.failed
+
+
+def warn_of_collapse(history: Sequence[EpochRecord]) -> None:
+    """Warn where a network has predicted one class only, everywhere, for some epochs."""
+    shares = [record.foreground for record in history[-COLLAPSED_EPOCHS:]]
+    if len(shares) < COLLAPSED_EPOCHS or len(history) % COLLAPSED_EPOCHS:
+        return
+    for what, collapsed in (("background", max(shares) == 0), ("foreground", min(shares) == 1)):
+        if collapsed:
+            warn(
+                f"epochs {history[-1].epoch - COLLAPSED_EPOCHS + 1} to {history[-1].epoch} predict nothing but {what}: "
+                "if that stays, lower --learning-rate or use --class-balance inverse"
+            )
+
+
+def describe(config: TrainConfig, survey: Survey, decided: Plan, best: EpochRecord | None) -> ModelDescription:
     """Return what the model file says about a network at an epoch."""
     return ModelDescription(
         architecture=decided.architecture,
@@ -95,8 +220,8 @@ def describe(config: TrainConfig, survey: Survey, decided: Plan, best: EpochReco
             "images": survey.image_hashes,
             "train": len(decided.split.training),
             "validation": len(decided.split.validation),
-            "epoch": best.epoch,
-            "score": best.dice,
+            "epoch": best.epoch if best else None,
+            "score": best.dice if best else None,
             "recipe": config.recipe,
             "seed": config.seed,
         },

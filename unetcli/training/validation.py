@@ -1,7 +1,7 @@
 """How good the network is on the images that are held out: whole images, by overlap-tile."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,6 +52,11 @@ class ValidationScore:
         return tuple(_mean(values) for values in zip(*(image.dice for image in self.images), strict=True))
 
     @property
+    def foreground(self) -> float:
+        """Mean share of the images' labelled pixels that are predicted as foreground."""
+        return _mean([image.foreground for image in self.images])
+
+    @property
     def dice(self) -> float:
         """Mean over the foreground classes, by which the best model is chosen; 0 where none is defined."""
         mean = _mean(self.dice_per_class)
@@ -64,7 +69,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def validate(
-    network: nn.Module, samples: Sequence[Sample], *, task: str, classes: int, device: Device, size: TileSize
+    network: nn.Module, samples: Iterable[Sample], *, task: str, classes: int, device: Device, size: TileSize
 ) -> ValidationScore:
     """Return the scores of a network in evaluation mode on whole images, ignored pixels left out."""
     ensemble = Ensemble([network], device)

@@ -1,0 +1,123 @@
+"""The options of ``unet train`` as a whole: what they ask for, and what a training that is continued began with."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from unetcli.cli import options
+from unetcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from unetcli.training.config import TrainConfig
+
+Options = dict[str, Any]  # names and values as the command's parameters have them
+
+NETWORK = (
+    "features", "depth", "padding", "upsampling", "batch_norm", "dropout", "block_dropout", "temperature", "first_skip",
+)  # fmt: skip
+DATA = ("data", "images", "masks")  # may have moved; their content is compared instead
+UNKEPT = ("output", "resume", "overwrite", "json_file", "preview", "dry_run", "quiet", "verbose", "debug")
+AUGMENTATION = ("elastic", "rotate", "shift", "flip", "scale", "intensity")
+
+
+def configs_of(given: Mapping[str, Any]) -> "list[TrainConfig]":
+    """Return what to train: one network, or one for each fold.
+
+    Raises
+    ------
+    UsageError : options that contradict each other, or values out of range.
+    """
+    from unetcli.dataset.augmentation import NO_AUGMENTATION, AugmentationSettings
+    from unetcli.training.config import TrainConfig
+
+    if given["resume"] and given["overwrite"]:
+        raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
+    if given["folds"] and given["validation"] != "auto":
+        raise UsageError("--folds holds every image out once, --validation names others", hint="leave one of them out")
+    augmentation = AugmentationSettings(**{name: given[name] for name in AUGMENTATION})
+    output = Path(given["output"])
+    same = (
+        "epochs", "patience", "validation", "patch_size", "batch_size", "recipe", "optimizer", "learning_rate",
+        "schedule", "border_weight", "border_sigma", "class_balance", "seed", "workers", "device", "precision",
+        "overwrite", "resume", "deterministic",
+    )  # fmt: skip
+    config = TrainConfig(
+        output=output,
+        max_seconds=options.parse_duration(given["max_time"]) if given["max_time"] else None,
+        architecture=given["arch"],
+        arguments={name: given[name] for name in NETWORK if given[name] is not None},
+        augmentation=NO_AUGMENTATION if given["no_augment"] else augmentation,
+        init=Path(given["init"]) if given["init"] else None,
+        freeze=tuple(part.strip() for part in given["freeze"].split(",")) if given["freeze"] else (),
+        **{name: given[name] for name in same},
+    )
+    if not given["folds"]:
+        return [config]
+    return [config.for_fold(fold, given["folds"]) for fold in range(1, given["folds"] + 1)]
+
+
+def stored(given: Mapping[str, Any]) -> Options:
+    """Return the options that a training keeps, as plain data; paths to the data are made absolute."""
+    kept = {name: value for name, value in given.items() if name not in UNKEPT}
+    kept["data"] = [str(Path(path).absolute()) for path in given["data"] or ()]
+    for name in ("images", "masks", "init"):
+        kept[name] = str(Path(given[name]).absolute()) if given[name] else None
+    return kept
+
+
+def resumed(context: typer.Context) -> Options:
+    """Return the options that the training of the run folder began with, and those that may be said anew.
+
+    Where there is no state to continue, the options are as given.
+
+    Raises
+    ------
+    UsageError : an option has another value than the training began with; all of them are named.
+    ModelFileError : the state is damaged.
+    """
+    from unetcli.training.config import EPOCHS
+    from unetcli.training.state import load_state
+
+    given = dict(context.params)
+    output = Path(given["output"])
+    folders = [output.with_suffix(".run"), *sorted(output.parent.glob(f"{output.stem}.fold*.run"))]
+    states = (load_state(folder) for folder in folders)
+    state = next((state for state in states if state is not None), None)
+    if state is None:
+        return given
+    sources = {name: context.get_parameter_source(name) for name in given}
+    explicit = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    before = state.options
+    plain = stored(given)
+    conflicts = []
+    for name in sorted(explicit & before.keys()):
+        if name in (*DATA, "workers") or plain[name] == before[name]:
+            continue
+        epochs = before["epochs"] or (EPOCHS if before["max_time"] is None else None)
+        if name == "epochs" and epochs is not None and given["epochs"] >= epochs:
+            continue
+        conflicts.append(f"--{name.replace('_', '-')} {plain[name]} (it began with {before[name]})")
+    if conflicts:
+        raise UsageError(
+            f"the training began with other options: {', '.join(conflicts)}",
+            path=output.with_suffix(".run"),
+            hint="leave them out (only a larger --epochs may be given), or begin anew with --overwrite",
+        )
+    return {**given, **{name: value for name, value in before.items() if name not in explicit}}
+
+
+def resume_command(given: Mapping[str, Any]) -> str:
+    """Return the command that continues a training."""
+    words = ["unet", "train", *map(str, given["data"] or ()), "--resume"]
+    if str(given["output"]) != "unet.safetensors":
+        words += ["-o", str(given["output"])]
+    return shlex.join(words)
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process of a training that speaks; `torchrun` starts several."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,118 @@
+"""Batches from the data loader, and what is done when its processes fail."""
+
+import signal
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unetcli.dataset.patches import PatchDataset
+from unetcli.errors import ResourceError, UnetError, warn
+
+Key = tuple[int, int]
+Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, n, n), targets (N, m, m), weights (N, m, m)
+
+
+def batches(
+    dataset: PatchDataset, keys: Callable[[], Iterator[list[Key]]], *, workers: int, pinned: bool
+) -> Generator[Batch]:
+    """Yield a batch for each list of keys.
+
+    Where shared memory or processes run out, a word is said and the patches are made in this process: they are the
+    same.
+
+    Raises
+    ------
+    UnetError : what a file did wrong, wherever its patch was made.
+    ResourceError : a process that made patches was killed.
+    """
+    done = 0
+    while True:
+        loader = _loader(dataset, keys, done, workers=workers, pinned=pinned)
+        try:
+            for batch in loader:
+                if isinstance(batch, UnetError):
+                    raise batch
+                yield batch
+                done += 1
+            return
+        except (OSError, RuntimeError) as error:
+            cause = _cause(error)
+            if not workers or cause is None:
+                raise
+            warn(f"{cause}: patches are made without --workers from here on")
+            workers = 0
+
+
+def _loader(
+    dataset: PatchDataset, keys: Callable[[], Iterator[list[Key]]], done: int, *, workers: int, pinned: bool
+) -> torch.utils.data.DataLoader[Any]:
+    return torch.utils.data.DataLoader(
+        _Caught(dataset),
+        batch_sampler=_Keys(keys, done),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_quiet_worker if workers else None,
+        pin_memory=pinned,
+    )
+
+
+def _cause(error: Exception) -> str | None:
+    """Return why patches can be made in this process only; None where that would not help.
+
+    Raises
+    ------
+    ResourceError : a worker was killed.
+    """
+    text = str(error)
+    if "Bus error" in text or "shared memory" in text or "No space left" in text:
+        return "shared memory ran out (/dev/shm)"
+    if isinstance(error, BlockingIOError):  # EAGAIN: no more processes for this user
+        return "no process could be started"
+    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
+        raise ResourceError(
+            f"a data worker was killed ({text.splitlines()[0]}), likely for lack of memory", hint="--workers 0"
+        ) from None
+    return None
+
+
+class _Keys:
+    """A batch sampler over keys made by a function, but for the first `done` lists."""
+
+    def __init__(self, make: Callable[[], Iterator[list[Key]]], done: int) -> None:
+        self.make = make
+        self.done = done
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        lists = self.make()
+        for _ in range(self.done):
+            next(lists, None)
+        return lists
+
+
+class _Caught(torch.utils.data.Dataset[Any]):
+    """A data set that returns errors, which then come out of a worker as they are."""
+
+    def __init__(self, dataset: PatchDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.dataset[key]
+        except UnetError as error:
+            return error
+
+
+def _collate(patches: list[Any]) -> Any:
+    failed = [patch for patch in patches if isinstance(patch, UnetError)]
+    return failed[0] if failed else tuple(torch.stack(parts) for parts in zip(*patches, strict=True))
+
+
+def _quiet_worker(number: int) -> None:
+    """Leave signals to the main process, and its cores to it too."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
