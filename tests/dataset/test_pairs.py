@@ -168,7 +168,7 @@ def test_images_without_masks_say_what_was_expected(tmp_path: Path) -> None:
 def test_what_is_hidden_or_predicted_is_no_image(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.tif", "masks/a.tif", "masks/a_pred.tif", "masks/a.stardist.tif", "images/a_OUT.png")
     touch(tmp_path, "images/._a.tif", "images/.DS_Store", "images/Thumbs.db", "images/~$a.tif", ".git/images/b.tif")
-    touch(tmp_path, "__MACOSX/images/c.tif", "unet.run/previews/images/d.tif", "dataset.json", "images/x.zarr/0.tif")
+    touch(tmp_path, "__MACOSX/images/c.tif", "unet.run/previews/images/d.tif", "dataset.json", "images/x.zarr.part/0.tif")
     pairing = find_pairs(tmp_path)
     assert [pair.name for pair in pairing.pairs] == ["a"]
     assert sorted(item.path.name for item in pairing.left_out) == ["a.stardist.tif", "a_OUT.png", "a_pred.tif"]
