@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test slow bench compare gpu lint clean
+.PHONY: demo test slow pipelines bench compare gpu lint clean
 
 # The environment is made anew when the packages that the project asks for change.
 $(READY): pyproject.toml .ci/constraints.txt
@@ -35,6 +35,16 @@ test: $(READY)
 
 slow: $(READY)
 	$(PYTEST) -m slow
+
+# Runs the examples of tests/pipelines with the real Snakemake, which has an environment of its own.
+PIPELINES := $(VENV)/pipelines
+$(PIPELINES)/.ready: $(READY)
+	$(PYTHON) -m venv $(PIPELINES)
+	$(PIPELINES)/bin/python -m pip install --quiet --disable-pip-version-check "snakemake>=9" "groovy-parser>=0.2"
+	touch $(PIPELINES)/.ready
+
+pipelines: $(PIPELINES)/.ready
+	$(PYTEST) -m slow tests/pipelines
 
 bench: $(READY)
 	$(PYTEST) -m bench --benchmark-enable --benchmark-only
