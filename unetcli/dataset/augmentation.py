@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetcli.errors import UsageError
+from unetcli.images import IntensityRange, normalize
 from unetcli.images.mirror import Source, read_mirrored
 
 cv2.setNumThreads(0)  # the loader's workers import this module: each is one thread, or they fight for the cores
@@ -93,7 +94,7 @@ def displacement_sigma(elastic: float, patch_size: int) -> float:
 
 def build_map(
     size: int, centre: tuple[float, float], grids: NDArray[np.float64], matrix: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Return the image position (2, size, size), y before x, that each patch pixel shows.
 
     Patch pixels are displaced, turned by `matrix` about the middle of the patch, and moved to `centre`, or as near to
@@ -107,14 +108,18 @@ def build_map(
     matrix : (2, 2) acts on (y, x).
     """
     middle = (size - 1) / 2
-    basis = spline_basis(size)
-    offsets = np.arange(size) - middle
-    y = basis @ grids[0] @ basis.T + offsets[:, None]
-    x = basis @ grids[1] @ basis.T + offsets[None, :]
-    top, left = (np.ceil(position - middle - 0.5) for position in centre)
-    return np.stack(
-        [matrix[0, 0] * y + matrix[0, 1] * x + (middle + top), matrix[1, 0] * y + matrix[1, 1] * x + (middle + left)]
-    )
+    offsets = np.arange(size)[:, None] - middle
+    # both positions are a sum of products of a row's and a column's value, hence a product of two thin matrices
+    axis = np.hstack([spline_basis(size), offsets, np.ones((size, 1))])  # (size, 5)
+    positions = np.empty((2, size, size), dtype=np.float32)
+    for direction, position in enumerate(centre):
+        factors = np.zeros((5, 5))
+        factors[:3, :3] = matrix[direction, 0] * grids[0] + matrix[direction, 1] * grids[1]
+        factors[3, 4], factors[4, 3] = matrix[direction]
+        factors[4, 4] = middle + np.ceil(position - middle - 0.5)
+        rows, columns = (axis @ factors).astype(np.float32), axis.T.astype(np.float32)
+        cv2.gemm(rows, columns, 1, np.empty((0, 0), np.float32), 0, positions[direction])  # numpy's would take threads
+    return positions
 
 
 def turn(degrees: float, *, scale: float = 1.0, flip_y: bool = False, flip_x: bool = False) -> NDArray[np.float64]:
@@ -157,47 +162,60 @@ class Warp(A.DualTransform):  # type: ignore[misc]  # albumentations is not type
         scale = (1 + self.scale) ** draw.uniform(-1, 1)
         flip_y, flip_x = (bool(coin) and self.flip for coin in draw.integers(0, 2, 2))
         matrix = turn(degrees, scale=scale, flip_y=flip_y, flip_x=flip_x)
-        return {"positions": build_map(self.patch_size, data["centre"], grids, matrix)}
+        positions = build_map(self.patch_size, data["centre"], grids, matrix)
+        return {"positions": positions, "intensity": data.get("intensity")}
 
-    def apply(self, img: Source, positions: NDArray[np.float64], **params: Any) -> Image:
-        """Return the image patch (n, n, C), read linearly."""
+    def apply(
+        self, img: Source, positions: NDArray[np.float32], intensity: IntensityRange | None, **params: Any
+    ) -> Image:
+        """Return the image patch as planes (C, n, n), read linearly."""
         region, local = _region(img, positions)
-        return resample(region, local)
+        return resample(region, local, intensity).transpose(2, 0, 1)
 
-    def apply_to_mask(self, mask: Source, positions: NDArray[np.float64], **params: Any) -> Labels:
+    def apply_to_mask(self, mask: Source, positions: NDArray[np.float32], **params: Any) -> Labels:
         """Return the label patch (m, m) from the middle of the map, each label from the nearest pixel."""
         margin = (self.patch_size - self.output_size) // 2
         inner = slice(margin, margin + self.output_size)
         region, local = _region(mask, positions[:, inner, inner])
-        rows, columns = np.rint(local).astype(np.intp)  # any id survives; cv2.remap knows floats only
-        labels: Labels = region[rows, columns]
+        # any id survives: OpenCV takes the nearest value as it is, whatever its bits mean
+        y, x = np.ascontiguousarray(np.rint(local))
+        labels: Labels = cv2.remap(region.view(np.float32), x, y, cv2.INTER_NEAREST).view(np.int32)
         return labels
 
 
-def _region(source: Source, positions: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def _region(source: Source, positions: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Return the part of the source that the positions need, mirrored outside, and the positions within it."""
     first = [int(low) for low in np.floor(positions.min(axis=(1, 2)))]
     last = [int(high) for high in np.ceil(positions.max(axis=(1, 2)))]
     region = read_mirrored(source, first[0], last[0] + 1, first[1], last[1] + 1)
-    return region, (positions - np.array(first)[:, None, None]).astype(np.float32)
+    return region, positions - np.array(first, dtype=np.float32)[:, None, None]
 
 
-def resample(image: NDArray[Any], positions: NDArray[np.float32]) -> Image:
+def resample(image: NDArray[Any], positions: NDArray[np.float32], intensity: IntensityRange | None = None) -> Image:
     """Return the image (H, W, C) read linearly at the positions (2, h, w), as float32 (h, w, C).
+
+    It is normalized before, where its `intensity` is given. The channels lie in memory one after the other.
 
     OpenCV 5 interpolates one channel in float32, but rounds positions to 1/32 pixel for two channels, as OpenCV 4 does
     for any number. Channels are therefore read one by one; the rounding of OpenCV 4 is nothing that training notices.
     """
     y, x = positions
-    result = np.empty((*y.shape, image.shape[2]), dtype=np.float32)
-    for channel in range(image.shape[2]):
-        plane = np.ascontiguousarray(image[:, :, channel], dtype=np.float32)
-        result[:, :, channel] = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return result
+    planes = np.empty((image.shape[2], *y.shape), dtype=np.float32)
+    for channel, plane in enumerate(planes):
+        pixels = image[:, :, channel]
+        if intensity is not None:
+            pixels = normalize(pixels, _range_of(intensity, channel))[:, :, 0]
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+        cv2.remap(pixels, x, y, cv2.INTER_LINEAR, plane, cv2.BORDER_REPLICATE)
+    return planes.transpose(1, 2, 0)
+
+
+def _range_of(intensity: IntensityRange, channel: int) -> IntensityRange:
+    return IntensityRange(*((values[channel],) for values in (intensity.low, intensity.high, intensity.median)))
 
 
 class GrayValues(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is not typed
-    """Random contrast, brightness and a bent gray-value curve, for normalized images of any channels, not clipped.
+    """Random contrast, brightness and a bent gray-value curve, for normalized planes (C, H, W), not clipped.
 
     With strength s: contrast about 0.5 by ``exp(-s)`` to ``exp(s)``, brightness by ``-s/2`` to ``s/2``, and a monotone
     curve through 0 and 1 that is bent up or down by as much as ``s/4`` between (the part of a gamma correction, which
@@ -210,7 +228,7 @@ class GrayValues(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations 
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw contrast, brightness and bend of every channel, (C,) each."""
-        channels = data["image"].shape[2]
+        channels = data["image"].shape[0]
         draw = self.random_generator
         shared, own = draw.uniform(-1, 1, (3, 1)), draw.uniform(-1, 1, (3, channels))
         contrast, brightness, bend = self.strength * (shared + 0.5 * own) / 1.5
@@ -218,17 +236,15 @@ class GrayValues(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations 
 
     def apply(self, img: Image, contrast: Any, brightness: Any, bend: Any, **params: Any) -> Image:
         """Return the image with varied gray values."""
-        height, width, channels = img.shape
-        flat = img.reshape(height, width * channels)  # long rows: numpy is slow on a last axis of three
-        contrast, brightness, bend = (np.tile(draw, width) for draw in (contrast, brightness, bend))
-        inside = np.clip(flat, 0, 1)
-        # x + b x (1 - x) between 0 and 1, continued by its tangents, so that it is smooth and rises everywhere
-        bent = inside * (1 - inside) + (flat - inside) * (1 - 2 * inside)
-        bent *= bend.astype(np.float32)
-        bent += flat
-        bent *= contrast.astype(np.float32)
-        bent += (0.5 - 0.5 * contrast + brightness).astype(np.float32)
-        return bent.reshape(img.shape)
+        varied = np.empty_like(img)
+        for plane, result, factor, shift, bent in zip(img, varied, contrast, brightness, bend, strict=True):
+            # x + b x (1 - x) between 0 and 1, continued by its tangents, so that it is smooth and rises everywhere:
+            # x + b (x + inside (inside - 2 x))
+            inside = np.clip(plane, 0, 1)
+            curve = cv2.addWeighted(inside, 1, plane, -2, 0)
+            cv2.multiply(curve, inside, curve)
+            cv2.addWeighted(plane, factor * (1 + bent), curve, factor * bent, 0.5 - 0.5 * factor + shift, result)
+        return varied
 
 
 class GrayNoise(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is not typed
@@ -240,8 +256,11 @@ class GrayNoise(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations i
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the noise."""
-        noise = self.random_generator.standard_normal(data["image"].shape, dtype=np.float32)
-        noise *= np.float32(self.random_generator.uniform(0, self.largest))
+        planes, rows, columns = data["image"].shape
+        noise = np.empty((planes, rows, columns), dtype=np.float32)
+        cv2.setRNGSeed(int(self.random_generator.integers(2**31)))  # four times faster than numpy's
+        deviation = np.array([self.random_generator.uniform(0, self.largest)])
+        cv2.randn(noise.reshape(planes * rows, columns), np.zeros(1), deviation)
         return {"noise": noise}
 
     def apply(self, img: Image, noise: Image, **params: Any) -> Image:
@@ -264,18 +283,28 @@ class Augmentation:
         # the image is larger or smaller than the patch, and need not be an array
         self.compose = A.Compose(transforms, is_check_shapes=False)
 
-    def __call__(self, image: Source, labels: Source, centre: tuple[float, float], seed: int) -> tuple[Image, Labels]:
+    def __call__(
+        self,
+        image: Source,
+        labels: Source,
+        centre: tuple[float, float],
+        seed: int,
+        intensity: IntensityRange | None = None,
+    ) -> tuple[Image, Labels]:
         """Return the image patch (n, n, C) float32 and its labels (m, m) int32, the middle of the same map.
+
+        The channels of the patch lie in memory one after the other.
 
         Parameters
         ----------
-        image : (H, W, C) of any size, normalized; a memory map or another `Source` is read only where needed
+        image : (H, W, C) of any size; a memory map or another `Source` is read only where needed
             (an array that is not contiguous would be copied whole).
         labels : (H, W) class indices or instance ids, ignored pixels included. Where the patch reaches outside
             the image, the labels are mirrored with it.
         centre : position (y, x) of the middle of the patch in the image, taken to the nearest whole pixels.
         seed : see `sample_seed`.
+        intensity : how to normalize the image, None where it is normalized already.
         """
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        sample = self.compose(image=image, mask=labels, centre=centre)
-        return sample["image"], sample["mask"]
+        sample = self.compose(image=image, mask=labels, centre=centre, intensity=intensity)
+        return sample["image"].transpose(1, 2, 0), sample["mask"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from unetcli.dataset.augmentation import Augmentation, sample_seed
 from unetcli.dataset.labels import IGNORE
 from unetcli.dataset.weightmap import insert_ridges, weight_map
-from unetcli.images import IntensityRange, normalize
+from unetcli.images import IntensityRange
 
 CENTRES_PER_CLASS = 4096  # places remembered per image and class
 CLASS_BIASED = 0.5  # share of the patches whose centre is drawn class by class, so that rare classes are seen
@@ -34,27 +34,6 @@ class Sample:
     image: NDArray[Any]
     intensity: IntensityRange
     labels: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class NormalizedImage:
-    """An image that is normalized where it is read: a source of float32 (h, w, C)."""
-
-    image: NDArray[Any]
-    intensity: IntensityRange
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """float32."""
-        return np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Height, width and channels."""
-        return self.image.shape
-
-    def __getitem__(self, region: Any) -> NDArray[np.float32]:
-        return normalize(self.image[region], self.intensity)
 
 
 def target_of(labels: NDArray[np.int32], task: str) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
@@ -176,7 +155,7 @@ class PatchDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         centres, output_size = self.centres[number], self.augmentation.output_size
         centre = centres.draw(output_size, generator) if self.shift else centres.on_grid(output_size, generator)
         image, labels = self.augmentation(
-            NormalizedImage(sample.image, sample.intensity), sample.labels, centre, int(generator.integers(2**63))
+            sample.image, sample.labels, centre, int(generator.integers(2**63)), sample.intensity
         )
         target, weights = self.weighting(labels, self.task)
         return (

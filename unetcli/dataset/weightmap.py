@@ -11,12 +11,15 @@ Warp instances first, then `insert_ridges`, then compute the weights: a warped w
 Ignored pixels (negative labels) are no objects, and their weight is 0.
 """
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label
 
 Labels = NDArray[np.int32]
 Weights = NDArray[np.float32]
@@ -24,6 +27,18 @@ Weights = NDArray[np.float32]
 REACH_IN_SIGMAS = 6.0  # beyond, exp(-(d1 + d2)^2 / (2 sigma^2)) < 1.6e-8: nothing beside a class balance in float32
 NARROW_GAP = 2  # pixels of background between objects of a mask without instances that nearly touch
 LARGEST_RATIO = 100.0  # between two class weights: a few stray pixels of a rare class must not rule the loss
+WHOLE_IN_FLOAT32 = 2**24  # ids below are exact in float32, which OpenCV's filters need
+SQUARES = (4, 11)  # half sides of the squares in which a second object is looked for, before the whole reach
+MOST_PARTS = 1000  # of objects that are told apart: every pair is compared
+
+
+def _disc(radius: float) -> NDArray[np.uint8]:
+    """Return the pixels within a radius as a kernel of a filter."""
+    offsets = np.arange(-int(radius), int(radius) + 1)
+    return (np.hypot(offsets, offsets[:, None]) <= radius + 1e-6).astype(np.uint8)
+
+
+DISCS = [(radius, _disc(radius)) for radius in (1.0, 2**0.5, float(NARROW_GAP))]
 
 
 def insert_ridges(instances: Labels) -> Labels:
@@ -37,18 +52,11 @@ def insert_ridges(instances: Labels) -> Labels:
     ----------
     instances : (H, W), one id > 0 per object, 0 background, negative ignored (kept, and nobody's neighbour).
     """
-    touching = np.zeros(instances.shape, dtype=bool)
-    height, width = instances.shape
-    for rows, columns in ((0, 1), (1, 0), (1, 1), (1, -1)):  # the other four neighbours are these, seen from there
-        here = np.s_[: height - rows, max(0, -columns) : width - max(0, columns)]
-        there = np.s_[rows:, max(0, columns) : width + min(0, columns)]
-        first, second = instances[here], instances[there]
-        pairs = (first != second) & (first > 0) & (second > 0)
-        touching[here] |= pairs
-        touching[there] |= pairs
+    touching = (instances > 0) & _two_within(_numbers(instances), np.ones((3, 3), np.uint8))
     if not touching.any():
         return instances.copy()
-    vanishing = np.setdiff1d(instances[touching], instances[(instances > 0) & ~touching])
+    ids = np.unique(instances[touching])
+    vanishing = ids[~np.isin(ids, instances[(instances > 0) & ~touching])]
     if vanishing.size:
         touching &= ~np.isin(instances, vanishing)
     return np.where(touching, np.int32(0), instances)
@@ -82,11 +90,10 @@ def nearly_touching(target: Labels, *, border_weight: float = 10.0, border_sigma
     target : (H, W) class indices, 0 background, negative ignored.
     """
     weights = np.zeros(target.shape, dtype=np.float32)
-    for label in range(1, int(target.max(initial=0)) + 1):
-        components, number = ndimage.label(target == label)
-        if number > 1:
-            sums = _sum_of_two_distances(components.astype(np.int32), NARROW_GAP + 1)
-            np.maximum(weights, _ridge(sums, border_weight, border_sigma), out=weights)
+    components = _parts(target, connectivity=1)
+    for number in range(1, int(target.max(initial=0)) + 1):
+        sums = _in_narrow_gaps(np.where(target == number, components, np.int32(0)))
+        np.maximum(weights, _ridge(sums, border_weight, border_sigma), out=weights)
     weights[target != 0] = 0
     return weights
 
@@ -129,7 +136,7 @@ def weight_map(
     balance : one weight per class, see `class_balance`.
     border_weight : 0 leaves the class balance alone.
     """
-    weights = np.asarray(balance, dtype=np.float32)[np.maximum(target, 0)]
+    weights = np.asarray(balance, dtype=np.float32).take(target, mode="clip")
     if border_weight > 0:
         settings = {"border_weight": border_weight, "border_sigma": border_sigma}
         borders = nearly_touching(target, **settings) if instances is None else border_weights(instances, **settings)
@@ -149,33 +156,116 @@ def _ridge(sums: Weights, border_weight: float, border_sigma: float) -> Weights:
 def _sum_of_two_distances(instances: Labels, reach: float) -> Weights:
     """Return d1 + d2 (H, W) on background pixels where it is at most `reach`, infinity everywhere else.
 
-    Each object's distances are computed in its bounding box grown by the reach and merged into the two smallest so far:
-    exact, no stack of one map per object, and cheap because objects are small.
+    Each object's distances are computed in its bounding box, grown as far as the pixels there need it, and merged into
+    the two smallest so far: exact, no stack of one map per object, and cheap because objects are small.
     """
-    nearest = np.full(instances.shape, np.inf, dtype=np.float32)  # squared distances until the end
-    second = nearest.copy()
-    compact = _compact(instances)
-    grow = int(np.ceil(reach))  # d2 <= reach - d1 <= reach - 1
-    for label, box in enumerate(ndimage.find_objects(compact), start=1):
-        rows, columns = (slice(max(0, side.start - grow), side.stop + grow) for side in box)
-        others = (compact[rows, columns] != label).view(np.uint8)
-        distance = cv2.distanceTransform(others, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        squared = np.rint(distance * distance)  # whole again: OpenCV's roots differ in the last bit with the alignment
-        d1, d2 = nearest[rows, columns], second[rows, columns]
-        np.minimum(d2, np.maximum(d1, squared), out=d2)
-        np.minimum(d1, squared, out=d1)
-    sums = np.sqrt(nearest) + np.sqrt(second)
+    sums = np.full(instances.shape, np.inf, dtype=np.float32)
+    wanted = _wanted(instances, math.ceil(reach) - 1)  # d2 <= reach - d1 <= reach - 1
+    if not wanted:
+        return sums
+    nearest, second = sums, sums.copy()
+    objects, boxes = _objects_apart(instances, reach)
+    for number, (top, bottom, left, right) in enumerate(boxes.tolist(), start=1):
+        for grow, pixels in wanted:
+            grown = np.s_[max(0, top - grow) : bottom + grow, max(0, left - grow) : right + grow]
+            if cv2.countNonZero(pixels[grown]):
+                others = (objects[grown] != number).view(np.uint8)
+                distance = cv2.distanceTransform(others, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                d1, d2 = nearest[grown], second[grown]
+                np.minimum(d2, np.maximum(d1, distance), out=d2)
+                np.minimum(d1, distance, out=d1)
+                break
+    # squares are whole: OpenCV's roots differ in the last bit with the alignment
+    sums = np.sqrt(np.rint(np.square(nearest))) + np.sqrt(np.rint(np.square(second)))
     sums[(sums > reach) | (instances != 0)] = np.inf
     return sums
 
 
-def _compact(instances: Labels) -> Labels:
-    """Return the instances with ids 1, 2, ... n, and 0 for everything that is no object."""
+def _wanted(instances: Labels, reach: int) -> list[tuple[int, NDArray[np.uint8]]]:
+    """Return background pixels with two objects around, sorted by how far boxes must grow to hold both; largest first.
+
+    Two objects within a square of ``2 * near + 1`` pixels are no farther than ``near * sqrt(2)``.
+    """
+    numbers = _numbers(instances)
+    found, rest = [], instances == 0
+    for near, grow in [*((near, math.isqrt(2 * near**2)) for near in SQUARES if near < reach), (reach, reach)]:
+        pixels = rest & _two_within(numbers, np.ones((2 * near + 1,) * 2, np.uint8))
+        if pixels.any():
+            found.append((grow, pixels.view(np.uint8)))
+            rest &= ~pixels
+    return found[::-1]
+
+
+def _parts(labels: Labels, connectivity: int) -> Labels:
+    """Return the connected parts of each label > 0 as 1, 2, ... n (H, W)."""
+    parts: Labels = label(np.maximum(labels, 0), connectivity=connectivity, background=0).astype(np.int32)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _numbers(objects: Labels) -> tuple[Weights, Weights]:
+    """Return the ids (H, W) for `_two_within`, with 0 and with a large number where there is no object."""
+    ids = np.maximum(objects, 0)
+    if ids.max(initial=0) >= WHOLE_IN_FLOAT32:
+        present, ids = np.unique(ids, return_inverse=True)
+        ids = ids.reshape(objects.shape) + int(present[0] > 0)
+    with_zero = ids.astype(np.float32)
+    return with_zero, np.where(with_zero > 0, with_zero, np.float32(WHOLE_IN_FLOAT32))
+
+
+def _two_within(numbers: tuple[Weights, Weights], kernel: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where (H, W) the kernel holds pixels of two objects."""
+    with_zero, with_large = numbers
+    return cv2.erode(with_large, kernel) < cv2.dilate(with_zero, kernel)
+
+
+def _in_narrow_gaps(objects: Labels) -> Weights:
+    """Return d1 + d2 (H, W) where it is at most ``NARROW_GAP + 1``, infinity everywhere else.
+
+    The distance to the nearest object is the radius of the smallest disc that holds any, that to the second of the
+    smallest disc that holds two.
+    """
+    with_zero, with_large = _numbers(objects)
+    without_any, without_two = np.zeros((2, *objects.shape), dtype=np.uint8)
+    for _, kernel in DISCS:
+        highest = cv2.dilate(with_zero, kernel)
+        without_any += highest == 0
+        without_two += cv2.erode(with_large, kernel) >= highest
+    radii = np.array([radius for radius, _ in DISCS] + [np.inf], dtype=np.float32)
+    sums: Weights = radii.take(without_two)
+    found = without_two < len(DISCS)
+    sums[found] += radii[without_any[found]]
+    sums[sums > NARROW_GAP + 1] = np.inf
+    return sums
+
+
+def _objects_apart(instances: Labels, reach: float) -> tuple[Labels, NDArray[np.intp]]:
+    """Return the objects as 1, 2, ... n (H, W), and their boxes (n, 4): top, bottom, left, right.
+
+    Parts of one object that lie farther apart than the reach stand for themselves: no pixel has both within the reach.
+    Where a patch shows an object and its mirror image, one box around both would be large.
+    """
     objects = np.maximum(instances, 0)
-    ids = np.unique(objects)
-    ids = ids[ids > 0]
-    if ids.size and ids[-1] <= instances.size:  # a table is faster than a search, but ids may reach 2^31 - 1
-        table = np.zeros(ids[-1] + 1, dtype=np.int32)
-        table[ids] = np.arange(1, ids.size + 1)
-        return table[objects]
-    return np.where(objects > 0, np.searchsorted(ids, objects) + 1, 0).astype(np.int32)
+    parts = _parts(objects, connectivity=2)
+    number = int(parts.max())
+    boxes = np.array([[side.start, side.stop] for box in ndimage.find_objects(parts) for side in box]).reshape(-1, 2, 2)
+    ids = np.zeros(number + 1, dtype=np.int64)
+    ids[parts] = objects
+    _, object_of_part = np.unique(ids[1:], return_inverse=True)
+    shared = np.flatnonzero(np.bincount(object_of_part)[object_of_part] > 1)  # parts of objects that have several
+    group = np.arange(number)
+    if shared.size > MOST_PARTS:
+        group = object_of_part
+    elif shared.size:
+        gaps = boxes[shared, None, :, 0] - boxes[shared, :, 1]  # (k, k, 2), negative where intervals overlap
+        near = np.maximum(gaps, gaps.swapaxes(0, 1)).max(axis=2) < reach
+        same = object_of_part[shared]
+        _, together = connected_components(near & (same[:, None] == same))
+        group[shared] = number + together
+        _, group = np.unique(group, return_inverse=True)
+    joined = np.empty((int(group.max()) + 1, 4), np.intp)
+    joined[:, ::2] = np.iinfo(np.intp).max
+    joined[:, 1::2] = 0
+    for axis in (0, 1):
+        np.minimum.at(joined[:, 2 * axis], group, boxes[:, axis, 0])
+        np.maximum.at(joined[:, 2 * axis + 1], group, boxes[:, axis, 1])
+    return np.concatenate([[0], group + 1]).astype(np.int32).take(parts), joined

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetcli.dataset.augmentation import NO_AUGMENTATION, Augmentation, sample_seed
 from unetcli.dataset.labels import IGNORE
-from unetcli.dataset.patches import NormalizedImage, PatchDataset
+from unetcli.dataset.patches import PatchDataset
 from unetcli.dataset.survey import Survey
 from unetcli.errors import UsageError
 from unetcli.images.atomic import atomic_path, check_writable
@@ -95,13 +95,12 @@ class _Shown:
     @staticmethod
     def draw(dataset: PatchDataset, number: int, share: float) -> "_Shown":
         sample, varied = dataset.samples[number], dataset.augmentation
-        image = NormalizedImage(sample.image, sample.intensity)
         generator = np.random.default_rng(sample_seed(dataset.seed, 0, 1 + number))
         drawn_centre = dataset.centres[number].draw(varied.output_size, generator)
         y, x = map(partial(_inwards, varied.output_size), drawn_centre, sample.labels.shape)
         plain = Augmentation(NO_AUGMENTATION, patch_size=varied.patch_size, output_size=varied.output_size)
         drawn = [
-            augment(image, sample.labels, (y, x), int(generator.integers(2**63)))
+            augment(sample.image, sample.labels, (y, x), int(generator.integers(2**63)), sample.intensity)
             for augment in (plain, *(varied,) * AUGMENTED)
         ]
         weights = dataset.weighting(drawn[0][1], dataset.task)[1]
