@@ -84,7 +84,7 @@ def test_train_and_infer_without_another_word(home, place, capsys):
     assert (place / "unet.run" / "history.csv").read_text().count("\n") == 2
     config = json.loads((place / "unet.run" / "config.json").read_text())
     assert config["data"]["layout"] == "folders images/ + masks/"
-    kept = {"best.safetensors", "config.json", "history.csv", "report.html", "state.safetensors"}
+    kept = {"best.safetensors", "config.json", "history.csv", "history.jsonl", "report.html", "state.safetensors"}
     assert {path.name for path in (place / "unet.run").iterdir()} == kept
     page = (place / "unet.run" / "report.html").read_text(encoding="utf-8")
     for said in ("Training of unet.safetensors", "1 epochs; best: epoch 1", "folders images/ + masks/", "<svg"):

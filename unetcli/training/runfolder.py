@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -106,21 +107,31 @@ class RunFolder:
             temporary.write_text(page, encoding="utf-8")
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
-        """Write ``history.csv``, a line per epoch."""
+        """Write ``history.csv`` and ``history.jsonl``, a line per epoch with the same columns in both.
+
+        What is not a finite number is null in JSON.
+        """
         text = io.StringIO()
         rows = [_flat(record) for record in history]
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        with atomic_path(self.path / "history.csv") as temporary:
-            temporary.write_text(text.getvalue())
+        lines = [json.dumps({name: _finite(value) for name, value in row.items()}) + "\n" for row in rows]
+        for name, content in (("history.csv", text.getvalue()), ("history.jsonl", "".join(lines))):
+            with atomic_path(self.path / name) as temporary:
+                temporary.write_text(content)
 
 
 def _flat(record: EpochRecord) -> dict[str, Any]:
+    """Return the columns of an epoch, numbers with six digits."""
     row = asdict(record)
     for number, dice in enumerate(row.pop("dice_per_class"), start=1):
         row[f"dice_class_{number}"] = dice
-    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_alive(pid: int) -> bool:
