@@ -176,7 +176,8 @@ def test_lack_of_memory_divides_the_batch_and_not_the_result():
         hash_after(trainer)
     assert len(warned) == 2  # halves, then quarters
     for name, tensor in expected.network.state_dict().items():
-        torch.testing.assert_close(trainer.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        # four steps move weights by up to 2e-2; AdamW's first step turns the rounding of a gradient near 0 into more
+        torch.testing.assert_close(trainer.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_no_memory_at_all_is_an_error():
