@@ -14,30 +14,40 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BLUE, ORANGE, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#666666"  # Okabe and Ito: told apart by everybody
+BLUE, ORANGE = "var(--blue)", "var(--orange)"  # Okabe and Ito: told apart by everybody; lighter on a dark page
+SERIES = (BLUE, ORANGE, "var(--green)", "var(--pink)", "var(--gold)", "var(--sky)")
+DASHES = ("none", "6 3", "2 3")  # of the curves beyond the first six, and beyond the first twelve
 Scale = Callable[[float], float]
-SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 
 _STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;
-margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin:0 0 .25rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #ddd}
-p,li{max-width:75ch}.lead{color:#555;margin-top:0}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;color:#555;padding-bottom:.3rem}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;max-width:44ch;overflow-wrap:break-word}
-td.number,th.number{white-space:nowrap}
-th{background:#f6f6f6}td.number,th.number{text-align:right}
-figure{margin:0}figcaption{color:#555;font-size:.9rem;overflow-wrap:anywhere}
-.plots{display:flex;flex-wrap:wrap;gap:1.2rem}.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:1.4rem}
+:root{color-scheme:light dark;--ink:#1a1a1a;--paper:#fff;--faint:#5c5c5c;--rule:#e2e2e2;--shade:#f6f6f6;--axis:#888;
+--blue:#0072b2;--orange:#d55e00;--green:#009e73;--pink:#cc79a7;--gold:#e69f00;--sky:#56b4e9}
+@media (prefers-color-scheme:dark){:root{--ink:#e4e4e4;--paper:#17191c;--faint:#a3a7ab;--rule:#34383c;--shade:#212428;
+--axis:#80868b;--blue:#4aa8e0;--orange:#f08a45;--green:#2fc39a;--pink:#dd9dc0;--gold:#efb53e;--sky:#8ccdf2}}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:var(--ink);background:var(--paper);
+max-width:1100px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:0 0 .25rem;overflow-wrap:anywhere}
+h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--rule)}
+p,li{max-width:75ch;overflow-wrap:anywhere}.lead{color:var(--faint);margin-top:0}.scroll{overflow-x:auto}
+pre{background:var(--shade);padding:.6rem .8rem;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin-bottom:1rem}
+caption{text-align:left;color:var(--faint);padding-bottom:.3rem}
+th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top;max-width:44ch;
+overflow-wrap:break-word}
+th{background:var(--shade)}td.number,th.number{text-align:right;white-space:nowrap}
+figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:.9rem;overflow-wrap:anywhere}
+svg{max-width:100%;height:auto;fill:var(--faint)}.rule{stroke:var(--rule)}.axis{stroke:var(--axis)}
+.plots{display:flex;flex-wrap:wrap;gap:1.2rem}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:1.4rem}
 .stack{position:relative;background:#000;line-height:0}.stack img{width:100%;display:block;image-rendering:pixelated}
 .stack img+img{position:absolute;inset:0}
 input[type=range]{width:100%;margin:.4rem 0 0}.names{display:flex;justify-content:space-between;font-size:.85rem}
-.names button{all:unset;cursor:pointer;color:#555;padding:0 .2rem}
-.names button[aria-pressed=true]{color:#000;font-weight:600}
-.names button:focus-visible{outline:2px solid #0072b2}
-.key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.9em;height:.9em;margin-right:.35em;
-vertical-align:-.1em;border:1px solid #888}
+.names button{all:unset;cursor:pointer;color:var(--faint);padding:0 .2rem}
+.names button[aria-pressed=true]{color:var(--ink);font-weight:600}
+.names button:focus-visible{outline:2px solid var(--blue)}
+.key{margin:.2rem 0 .6rem;font-size:.9rem}.key span{display:inline-block;margin-right:1rem}
+.key i{display:inline-block;width:.9em;height:.9em;margin-right:.35em;vertical-align:-.1em;border:1px solid var(--axis)}
 """
 _SCRIPT = """
 for (const figure of document.querySelectorAll('figure.slider')) {
@@ -70,10 +80,11 @@ class Picture:
     layers: tuple[tuple[str, NDArray[np.uint8]], ...]
 
 
-def document(title: str, lead: str, parts: Sequence[str]) -> str:
-    """Return a whole HTML page."""
+def document(title: str, lead: str, parts: Sequence[str], *, reload_seconds: int | None = None) -> str:
+    """Return a whole HTML page; one that is still being written can ask to be loaded again after some seconds."""
+    again = f'<meta http-equiv="refresh" content="{reload_seconds}">' if reload_seconds else ""
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{again}<meta name="viewport" '
         f'content="width=device-width,initial-scale=1"><title>{_escape(title)}</title><style>{_STYLE}</style></head>'
         f'<body><h1>{_escape(title)}</h1><p class="lead">{_escape(lead)}</p>{"".join(parts)}'
         f"<script>{_SCRIPT}</script></body></html>\n"
@@ -90,13 +101,18 @@ def paragraph(text: str) -> str:
     return f"<p>{_escape(text)}</p>"
 
 
+def command(text: str) -> str:
+    """Return a command as it was typed."""
+    return f"<pre>{_escape(text)}</pre>"
+
+
 def bullets(texts: Sequence[str]) -> str:
     """Return a list of points."""
     return f"<ul>{''.join(f'<li>{_escape(text)}</li>' for text in texts)}</ul>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int]], caption: str = "") -> str:
-    """Return a table; numbers stand to the right, with four digits after the point."""
+    """Return a table; numbers stand to the right, with four digits after the point. A header of "" is left out."""
     numeric = [all(not isinstance(row[i], str) for row in rows) and bool(rows) for i in range(len(header))]
 
     def line(kind: str, cells: Sequence[str | float | int]) -> str:
@@ -106,7 +122,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float | int]], ca
 
     top = f"<caption>{_escape(caption)}</caption>" if caption else ""
     body = "".join(line("td", row) for row in rows)
-    return f'<div class="scroll"><table>{top}<thead>{line("th", header)}</thead><tbody>{body}</tbody></table></div>'
+    head = f"<thead>{line('th', header)}</thead>" if any(header) else ""
+    return f'<div class="scroll"><table>{top}{head}<tbody>{body}</tbody></table></div>'
 
 
 def key(entries: Mapping[str, str]) -> str:
@@ -139,37 +156,52 @@ def distribution(
     at = _scale(ticks[0], ticks[-1], left, right)
     shapes = [_axis(ticks, at, 88)]
     for place, stacked in _stacked(known, at):
-        shapes.append(f'<circle cx="{place:.1f}" cy="{58 - 6 * stacked:.1f}" r="3.2" fill="{BLUE}" opacity=".65"/>')
+        shapes.append(
+            f'<circle cx="{place:.1f}" cy="{58 - 6 * stacked:.1f}" r="3.2" style="fill:{BLUE}" opacity=".65"/>'
+        )
     if len(ends) == 2:
         low, high = (at(end) for end in interval)
-        shapes.append(f'<path d="M{low:.1f} 72H{high:.1f}" stroke="{ORANGE}" stroke-width="3"/>')
+        shapes.append(f'<path d="M{low:.1f} 72H{high:.1f}" style="stroke:{ORANGE}" stroke-width="3"/>')
     shapes.append(f'<circle cx="{at(mean):.1f}" cy="72" r="4.5" fill="{ORANGE}"/>')
     return _figure(title, width, height, shapes)
 
 
-def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str) -> str:
-    """Return a plot of curves (x, y), named at their ends; points that are not finite are left out."""
+def lines(
+    title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, mark: float | None = None
+) -> str:
+    """Return a plot of curves (x, y) over whole numbers x, with a legend; points that are not finite are left out.
+
+    Parameters
+    ----------
+    mark : x that a dashed line points out.
+    """
     finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
     }
     known = [point for points in finite.values() for point in points]
     if not known:
         return f"<figure><figcaption>{_escape(title)}: no values</figcaption></figure>"
-    width, height = 480, 250
-    x_ticks = nice_ticks(min(x for x, _ in known), max(x for x, _ in known))
+    left, right, width, height = 52, 470, 480, 250
+    x_ticks = nice_ticks(min(x for x, _ in known), max(x for x, _ in known), smallest_step=1)
     y_ticks = nice_ticks(min(y for _, y in known), max(y for _, y in known))
-    across, up = _scale(x_ticks[0], x_ticks[-1], 48, 370), _scale(y_ticks[0], y_ticks[-1], 205, 12)
-    shapes = [_axis(x_ticks, across, 210), f'<text x="209" y="246" text-anchor="middle">{_escape(x_label)}</text>']
+    across, up = _scale(x_ticks[0], x_ticks[-1], left, right), _scale(y_ticks[0], y_ticks[-1], 205, 12)
+    shapes = [_axis(x_ticks, across, 210)]
+    shapes.append(f'<text x="{(left + right) / 2}" y="246" text-anchor="middle">{_escape(x_label)}</text>')
     for tick in y_ticks:
-        shapes.append(f'<path d="M48 {up(tick):.1f}H370" stroke="#e4e4e4"/>')
-        shapes.append(f'<text x="43" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        shapes.append(f'<path d="M{left} {up(tick):.1f}H{right}" class="rule"/>')
+        shapes.append(f'<text x="{left - 5}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    if mark is not None:
+        shapes.append(f'<path d="M{across(mark):.1f} 12V210" class="axis" stroke-dasharray="3 3"/>')
+    colors = {}
     for number, (name, points) in enumerate(finite.items()):
+        colors[name], dashes = SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)]
         if points:
-            color = SERIES[number % len(SERIES)]
             path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-            shapes.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>')
-            shapes.append(f'<text x="376" y="{20 + 16 * number}" fill="{color}">{_escape(name)}</text>')
-    return _figure(title, width, height, shapes)
+            line = f"fill:none;stroke:{colors[name]};stroke-width:1.8;stroke-dasharray:{dashes}"
+            shapes.append(f'<polyline points="{path}" style="{line}"/>')
+            x, y = path.split(" ")[-1].split(",")
+            shapes.append(f'<circle cx="{x}" cy="{y}" r="2.6" style="fill:{colors[name]}"/>')
+    return _figure(title, width, height, shapes, key(colors) if len(colors) > 1 else "")
 
 
 def matrix(names: Sequence[str], counts: NDArray[np.int64]) -> str:
@@ -181,7 +213,7 @@ def matrix(names: Sequence[str], counts: NDArray[np.int64]) -> str:
     for name, row, row_shares in zip(names, counts, shares, strict=True):
         cells = "".join(
             f'<td class="number" style="background:rgba(0,114,178,{share:.3f});'
-            f'color:{"#fff" if share > 0.55 else "#000"}">'
+            f'color:{"#fff" if share > 0.55 else "inherit"}">'
             f"{share:.1%}<br><small>{count:,}</small></td>"
             for count, share in zip(row.tolist(), row_shares.tolist(), strict=True)
         )
@@ -218,11 +250,12 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
+def nice_ticks(low: float, high: float, about: int = 4, smallest_step: float = 0.0) -> list[float]:
     """Return round numbers, evenly spaced, of which the first is at most `low` and the last at least `high`."""
     if high <= low:
-        low, high = low - max(abs(low), 1) * 0.05, high + max(abs(high), 1) * 0.05
-    rough = (high - low) / about
+        spread = smallest_step or max(abs(low), 1) * 0.05
+        low, high = low - spread, high + spread
+    rough = max((high - low) / about, smallest_step)
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -237,11 +270,11 @@ def _scale(low: float, high: float, start: float, end: float) -> Scale:
 
 def _axis(ticks: Sequence[float], at: Scale, y: float) -> str:
     marks = "".join(
-        f'<path d="M{at(tick):.1f} {y}v4" stroke="#888"/>'
+        f'<path d="M{at(tick):.1f} {y}v4" class="axis"/>'
         f'<text x="{at(tick):.1f}" y="{y + 16}" text-anchor="middle">{tick:g}</text>'
         for tick in ticks
     )
-    return f'<path d="M{at(ticks[0]):.1f} {y}H{at(ticks[-1]):.1f}" stroke="#888"/>{marks}'
+    return f'<path d="M{at(ticks[0]):.1f} {y}H{at(ticks[-1]):.1f}" class="axis"/>{marks}'
 
 
 def _stacked(values: Sequence[float], at: Scale) -> list[tuple[float, float]]:
@@ -260,11 +293,11 @@ def _stacked(values: Sequence[float], at: Scale) -> list[tuple[float, float]]:
     return places
 
 
-def _figure(title: str, width: int, height: int, shapes: Sequence[str]) -> str:
+def _figure(title: str, width: int, height: int, shapes: Sequence[str], legend: str = "") -> str:
     return (
-        f'<figure><figcaption>{_escape(title)}</figcaption><svg width="{width}" height="{height}" '
+        f'<figure><figcaption>{_escape(title)}</figcaption>{legend}<svg width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(title)}" '
-        f'font-family="inherit" font-size="12" fill="{GRAY}">{"".join(shapes)}</svg></figure>'
+        f'font-family="inherit" font-size="12">{"".join(shapes)}</svg></figure>'
     )
 
 
