@@ -126,7 +126,13 @@ def turned_back(tiles: Tensor, turn: Turn) -> Tensor:
 
 
 def predict_bands(
-    ensemble: Ensemble, source: Source, prepare: Prepare, size: TileSize, *, keep_probabilities: bool = False
+    ensemble: Ensemble,
+    source: Source,
+    prepare: Prepare,
+    size: TileSize,
+    *,
+    keep_probabilities: bool = False,
+    grid: TileGrid | None = None,
 ) -> Iterator[Band]:
     """Yield the prediction for an image from top to bottom, one row of tiles at a time.
 
@@ -135,15 +141,16 @@ def predict_bands(
     source : raw pixels (H, W, C), read by region while the network computes.
     prepare : the normalization, applied to each region after mirroring.
     size : tile and batch to use; shrunk in place when memory runs out, after which the band is computed again.
+    grid : the tiles of some rows; by default those of the whole image.
 
     Raises
     ------
     ResourceError : not even one smallest tile fits the memory.
     """
     height, width = source.shape[:2]
-    top = 0
-    while top < height:
-        grid = cut(height, width, ensemble.geometry, size.tile, top=top)
+    grid = grid or cut(height, width, ensemble.geometry, size.tile)
+    top = grid.top
+    while top < grid.height:
         try:
             for band in _bands_of(ensemble, source, prepare, grid, size.batch, keep_probabilities):
                 yield band
@@ -152,6 +159,7 @@ def predict_bands(
             if not is_out_of_memory(error):
                 raise
             size.shrink(ensemble.geometry)
+            grid = cut(grid.height, width, ensemble.geometry, size.tile, top=top)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

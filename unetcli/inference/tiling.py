@@ -38,7 +38,7 @@ class TileGrid:
     Parameters
     ----------
     top : first row that is still to be written, a multiple of the step.
-    height, width : of the image, in pixels.
+    height, width : of the image, in pixels; the height of a part of it is where its last row ends.
     core_height, core_width : what a tile writes, multiples of the step (less at the image's end).
     """
 
