@@ -64,17 +64,22 @@ CODINGS = {
     "palette": (classes, save_palette, "palette indices, 0 background, 1 1, 2 2", {0, 1, 2}, np.uint8),
     "colors": (lambda n: np.array(COLORS, np.uint8)[classes(n)], save_tiff,
                "#000000 background, #14c8fa #14c8fa, #e61e28 #e61e28", {0, 1, 2}, np.uint8),
-    "ids": (ids, save_tiff, "an id per object, 0 background", set(range(200)), np.uint16),
+    "ids": (ids, save_tiff, "an id per object, 0 background", set(range(SIDE * SIDE)), np.uint16),
 }  # fmt: skip
 
 
 def scramble(model):
-    """Give a model random weights, so that every class appears without a long training."""
+    """Give a model random weights with which every class appears, in place of a long training."""
     network, description, _ = load_model(Path(model))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.3)
+    image = torch.from_numpy(tifffile.imread("data/images/c0.tif")[None, None] / np.float32(180))
+    torch.manual_seed(0)
+    rarest = 0
+    while rarest < 50:  # pixels
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.normal_(0, 0.3)
+            counts = network(image).argmax(1).flatten().bincount(minlength=description.classes)
+            rarest = int(counts.min())
     save_model(Path(model), network, description)
 
 
@@ -98,7 +103,7 @@ def test_what_comes_in_goes_out(coding, tmp_path, monkeypatch, capsys):
         mask, page = file.asarray(), file.pages[0]
         assert mask.dtype == dtype
         assert set(np.unique(mask)) <= values
-        assert len(np.unique(mask)) > 1
+        assert len(np.unique(mask)) == len(values) or coding == "ids"
         if coding in ("palette", "colors"):
             shown = page.colormap.T[: len(COLORS)] // 257
             expected = COLORS if coding == "palette" else [COLORS[0], COLORS[2], COLORS[1]]  # by their numbers
