@@ -25,13 +25,11 @@ def batches(
     Raises
     ------
     UnetError : what a file did wrong, wherever its patch was made.
-    ResourceError : a process that made patches was killed.
     """
     done = 0
     while True:
-        loader = _loader(dataset, keys, done, workers=workers, pinned=pinned)
         try:
-            for batch in loader:
+            for batch in _loader(dataset, keys, done, workers=workers, pinned=pinned):
                 if isinstance(batch, UnetError):
                     raise batch
                 yield batch
@@ -59,22 +57,23 @@ def _loader(
 
 
 def _cause(error: Exception) -> str | None:
-    """Return why patches can be made in this process only; None where that would not help.
-
-    Raises
-    ------
-    ResourceError : a worker was killed.
-    """
+    """Return why patches can be made in this process only; None where that would not help."""
     text = str(error)
     if "Bus error" in text or "shared memory" in text or "No space left" in text:
         return "shared memory ran out (/dev/shm)"
     if isinstance(error, BlockingIOError):  # EAGAIN: no more processes for this user
         return "no process could be started"
-    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
-        raise ResourceError(
-            f"a data worker was killed ({text.splitlines()[0]}), likely for lack of memory", hint="--workers 0"
-        ) from None
     return None
+
+
+def killed_worker(error: Exception) -> ResourceError | None:
+    """Return the error of a process that made patches and was killed; torch raises it wherever training just is."""
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return None
+    return ResourceError(
+        f"a data worker was killed ({text.splitlines()[0]}), likely for lack of memory", hint="--workers 0"
+    )
 
 
 class _Keys:

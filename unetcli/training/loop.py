@@ -16,7 +16,7 @@ from unetcli.dataset.patches import PatchDataset, Sample, epoch_keys
 from unetcli.errors import DivergedError, ResourceError, warn
 from unetcli.inference.predict import TileSize, is_out_of_memory
 from unetcli.models.device import Device
-from unetcli.training.batches import Batch, Key, batches
+from unetcli.training.batches import Batch, Key, batches, killed_worker
 from unetcli.training.config import Recipe
 from unetcli.training.loss import weighted_cross_entropy
 from unetcli.training.optimization import OPTIMIZERS, SCHEDULES, AveragedWeights
@@ -126,7 +126,7 @@ class Trainer:
         Raises
         ------
         DivergedError : the loss stays not finite; the weights of the best epoch are unharmed.
-        ResourceError : a single patch does not fit the memory.
+        ResourceError : a single patch does not fit the memory, or a process that made patches was killed.
         """
         began = self.clock() - self.seconds
         keys = partial(self._keys, len(self.history), len(self.losses))
@@ -136,6 +136,8 @@ class Trainer:
         try:
             while not stopped and not self.finished:
                 stopped = yield from self._epoch(model, made, began)
+        except RuntimeError as error:
+            raise killed_worker(error) or error from None
         finally:
             made.close()
 

@@ -66,6 +66,12 @@ def check_outputs(config: TrainConfig) -> None:
                 path=config.run_folder,
                 hint="--resume continues it, --overwrite begins anew",
             )
+    elif config.resume and config.output.exists() and not has_state(config.run_folder):
+        raise OutputError(
+            f"exists, but {config.run_folder} holds no state to continue",
+            path=config.output,
+            hint="--overwrite begins anew, --init starts from its weights, -o names another",
+        )
     check_writable(config.output)
 
 

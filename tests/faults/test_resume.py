@@ -1,0 +1,343 @@
+"""What a training keeps through kills, damage and full disks (FAULTS, B3 and B4), and what `--resume` makes of it."""
+
+import contextlib
+import csv
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from faults.conftest import discs
+from faults.harness import FAST, check_form
+from faults.test_resources import small_disk, text, wait_for
+
+from unetcli.cli import run
+from unetcli.dataset import samples
+from unetcli.errors import OutputError
+from unetcli.models.modelfile import load_model
+from unetcli.training import batches
+from unetcli.training import train as training
+from unetcli.training.runfolder import RunFolder
+from unetcli.training.state import PREVIOUS, STATE, load_state
+
+EPOCHS = 4
+OPTIONS = ["--features", "4", "--depth", "2", "--patch-size", "84", "--threads", "1", "--workers", "0"]
+UNTIMED = {"seconds", "patches_per_second"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home, tmp_path_factory):
+    """The hash and the history of a training that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    arguments = [*OPTIONS, "--epochs", str(EPOCHS), "-o", str(folder / "a.safetensors"), "-q"]
+    assert run(["train", str(home / "cells"), *arguments]) == 0
+    return load_model(folder / "a.safetensors")[2], history(folder / "a.run")
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in UNTIMED} for row in csv.DictReader(file)]
+
+
+def crash_after(monkeypatch, epochs):
+    """Let the training die after so many epochs, as its process would: nothing is cleaned up."""
+    save = training.save_state
+
+    def dying(folder, state):
+        save(folder, state)
+        if len(state.position["history"]) == epochs:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(training, "save_state", dying)
+
+
+@pytest.fixture
+def interrupted(home, place, monkeypatch):
+    """A training of four epochs that died after two."""
+    shutil.copytree(home / "cells", place / "cells")
+    with monkeypatch.context() as patched:
+        crash_after(patched, 2)
+        with pytest.raises(SystemExit):
+            run(["train", "cells", *OPTIONS, "--epochs", str(EPOCHS), "-q"])
+    return place
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_resumed_is_uninterrupted(interrupted, uninterrupted, workers, capsys):
+    """RES25: the same weights and the same history."""
+    assert run(["train", "--resume", "--workers", workers]) == 0
+    assert "continues after epoch 2/4, step 0 of" in capsys.readouterr().err
+    assert (load_model(interrupted / "unet.safetensors")[2], history(interrupted / "unet.run")) == uninterrupted
+
+
+def kill_and_resume(home, place, zygote, uninterrupted, delays):
+    """RES06: after every kill the state is whole, and the end is as if nothing had been."""
+    arguments = ["train", home / "cells", "-o", "new.safetensors", *OPTIONS, "--epochs", str(EPOCHS)]
+    for delay in delays:
+        running = zygote.start([*arguments, "--resume"], place)
+        time.sleep(delay)
+        number = random.Random(delay).choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        with contextlib.suppress(ProcessLookupError):
+            running.signal(number)
+        assert running.wait(30) in (0, 128 + number), text(place)
+        assert not running.has_children
+        if (place / "new.run").exists() and any((place / "new.run").glob("state*")):
+            load_state(place / "new.run")  # raises where it is damaged
+        if (place / "new.safetensors").exists():
+            load_model(place / "new.safetensors")
+    running = zygote.start([*arguments, "--resume"], place)
+    assert running.wait(120) == 0, text(place)
+    assert (load_model(place / "new.safetensors")[2], history(place / "new.run")) == uninterrupted
+    assert not [path for path in place.rglob("*") if ".tmp" in path.name]
+    assert not (place / "new.run/lock").exists()
+    assert "Traceback" not in text(place)
+
+
+def test_killed_at_any_moment(home, place, zygote, uninterrupted):
+    kill_and_resume(home, place, zygote, uninterrupted, [0.2, 0.6, 0.9, 1.3, 1.1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_fifty_moments(home, place, zygote, uninterrupted, seed):
+    draws = random.Random(seed)
+    kill_and_resume(home, place, zygote, uninterrupted, [draws.uniform(0.05, 2) for _ in range(5)])
+
+
+def test_a_finished_training(interrupted, uninterrupted, capsys):
+    """RES24: nothing to do is no error; more epochs are a new phase; other options are named, all of them."""
+    assert run(["train", "cells", "--resume", "-q"]) == 0
+    assert run(["train", "cells", "--resume"]) == 0
+    assert "already 4/4 epochs" in capsys.readouterr().err
+    assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]
+
+    assert run(["train", "cells", "--resume", "--epochs", "3", "--features", "8", "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "--epochs 3 (it began with 4), --features 8 (it began with 4), --seed 1 (it began with 0)" in error
+    check_form(2, error)
+
+    assert run(["train", "cells", "--resume", "--epochs", "6"]) == 0
+    assert "the schedule begins anew for those up to 6" in capsys.readouterr().err
+    rows = history(interrupted / "unet.run")
+    assert len(rows) == 6
+    assert rows[:4] == uninterrupted[1]
+    assert float(rows[4]["learning_rate"]) > 2 * float(rows[3]["learning_rate"])
+    assert run(["train", "--resume"]) == 0
+    assert "already 6/6 epochs" in capsys.readouterr().err
+
+
+def test_changed_data(interrupted, capsys):
+    """DS24: named, before anything is trained."""
+    tifffile.imwrite("cells/images/c1.tif", discs(7)[0])
+    before = (interrupted / "unet.safetensors").read_bytes()
+    assert run(["train", "--resume"]) == 3
+    error = capsys.readouterr().err
+    assert "1 of 4 pairs differ from those the training began with: c1" in error
+    check_form(3, error)
+    assert (interrupted / "unet.safetensors").read_bytes() == before
+
+
+def test_moved_data(interrupted, uninterrupted):
+    """The same images elsewhere are the same images."""
+    (interrupted / "cells").rename(interrupted / "moved")
+    assert run(["train", "moved", "--resume", "-q"]) == 0
+    assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]
+
+
+def test_other_channels_and_classes(interrupted, capsys):
+    """CK10: with both numbers."""
+    for path in (interrupted / "cells/images").iterdir():
+        tifffile.imwrite(path, np.stack([tifffile.imread(path)] * 3, axis=-1), photometric="rgb")
+    assert run(["train", "--resume"]) == 4
+    assert "began with 1 channels, the data have 3" in capsys.readouterr().err
+
+
+def test_damaged_state(interrupted, uninterrupted, capsys):
+    """CK14: the one before is taken, and the result is the same."""
+    path = interrupted / "unet.run" / STATE
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1
+    path.write_bytes(damaged)
+    assert run(["train", "--resume"]) == 0
+    error = capsys.readouterr().err
+    assert "checksum mismatch" in error
+    assert "continues after epoch 1/4" in error
+    assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]
+
+
+def test_state_that_is_a_pickle(interrupted, capsys):
+    """SEC01: nothing of it is run."""
+    canary = interrupted / "canary"
+    for name in (STATE, PREVIOUS):
+        (interrupted / "unet.run" / name).write_bytes(
+            b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0ctouch canary\x85R."
+        )
+    assert run(["train", "--resume"]) == 4
+    assert "pickle" in capsys.readouterr().err
+    assert not canary.exists()
+
+
+def test_lost_model(interrupted, uninterrupted, capsys):
+    """The best model is kept twice; where both are gone, that is an error."""
+    (interrupted / "unet.safetensors").unlink()
+    assert run(["train", "--resume", "-q"]) == 0
+    assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]
+    (interrupted / "unet.safetensors").unlink()
+    (interrupted / "unet.run/best.safetensors").unlink()
+    assert run(["train", "--resume"]) == 4
+    assert "is gone" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_is_not_replaced_unasked(interrupted, capsys):
+    (interrupted / "unet.safetensors").unlink()
+    assert run(["train", "cells", *FAST]) == 5
+    error = capsys.readouterr().err
+    assert "holds a training that was interrupted" in error
+    check_form(5, error)
+    assert run(["train", "cells", *FAST, "--resume", "--overwrite"]) == 2
+    assert run(["train", "cells", *FAST, "--overwrite", "-q"]) == 0
+    assert len(history(interrupted / "unet.run")) == 1
+    assert not (interrupted / "unet.run" / PREVIOUS).exists()
+
+
+def test_a_model_without_a_state_is_not_continued(interrupted, capsys):
+    for name in (STATE, PREVIOUS):
+        (interrupted / "unet.run" / name).unlink()
+    assert run(["train", "cells", *FAST, "--resume"]) == 5
+    assert "no state to continue" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_yet(home, place, capsys):
+    """A pipeline may always say `--resume`."""
+    assert run(["train", str(home / "cells"), *FAST, "--resume"]) == 0
+    assert "nothing to continue in unet.run yet" in capsys.readouterr().err
+    assert run(["train", "-o", "other.safetensors", "--resume"]) == 2
+    assert "no data named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["state", "history", "page"])
+def test_side_files_that_cannot_be_written(what, home, place, capsys, monkeypatch):
+    """RES02, RES03: training goes on, one warning, and the exit code says it at the end."""
+    failures = []
+
+    def full(*rest):
+        failures.append(what)
+        raise OutputError(f"disk full ({what})", path=place / "unet.run")
+
+    if what == "state":
+        monkeypatch.setattr(training, "save_state", full)
+    else:
+        monkeypatch.setattr(RunFolder, f"write_{what}", full)
+    assert run(["train", str(home / "cells"), *OPTIONS, "--epochs", "3"]) == 5
+    error = capsys.readouterr().err
+    assert len(failures) == 3
+    assert error.count("warning: ") - error.count("predict nothing") == 1
+    assert "the training goes on as long as its model can be written" in error
+    load_model(place / "unet.safetensors")
+    assert "epoch 3/3" in error
+
+
+def test_a_full_disk_keeps_the_last_state(home, place, capsys):
+    """RES02: on a disk that the second state does not fit."""
+    with small_disk(place / "disk", "size=300k") as disk:
+        code = run(["train", str(home / "cells"), *OPTIONS, "--epochs", "3", "-o", "disk/a.safetensors"])
+        error = capsys.readouterr().err
+        assert code == 5, error
+        assert "disk full" in error
+        load_model(disk / "a.safetensors")
+        assert load_state(disk / "a.run") is not None
+        assert not [path for path in disk.rglob("*") if ".tmp" in path.name]
+
+
+def test_a_killed_worker(home, place, zygote):
+    """RES17: named, with the remedy."""
+    arguments = ["train", home / "cells", *OPTIONS, "--epochs", "100000", "--workers", "2"]
+    running = zygote.start(arguments, place)
+    wait_for(lambda: "epoch 1" in text(place))
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert running.wait(30) == 6, text(place)
+    assert "a data worker was killed" in text(place)
+    assert "--workers 0" in text(place)
+    assert "Traceback" not in text(place)
+    assert not running.has_children
+
+
+def test_an_image_that_vanishes_while_workers_read(home, place, capsys, monkeypatch):
+    """RES21: the message names the file, from whichever process."""
+    shutil.copytree(home / "cells", place / "cells")
+    monkeypatch.setattr(samples, "CACHE_SHARE", 0.0)
+    read = batches._loader
+
+    def late(*rest, **options):
+        shutil.rmtree(place / "cells/images")
+        return read(*rest, **options)
+
+    monkeypatch.setattr(batches, "_loader", late)
+    assert run(["train", "cells", *OPTIONS, "--epochs", "1", "--workers", "2"]) in (2, 3)
+    error = capsys.readouterr().err
+    assert "cells/images/c" in error
+    assert "DataLoader" not in error
+
+
+@pytest.mark.parametrize("failure", [
+    RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+])  # fmt: skip
+def test_no_other_processes(failure, home, place, capsys, monkeypatch):
+    """RES18, RES20: patches are made without them; they are the same."""
+    make = batches._loader
+
+    def failing(dataset, keys, done, *, workers, pinned):
+        if workers:
+            raise failure
+        return make(dataset, keys, done, workers=workers, pinned=pinned)
+
+    assert run(["train", str(home / "cells"), *FAST, "-q"]) == 0
+    expected = load_model(place / "unet.safetensors")[2]
+    monkeypatch.setattr(batches, "_loader", failing)
+    assert run(["train", str(home / "cells"), *FAST, "--workers", "2", "--overwrite"]) == 0
+    assert "without --workers" in capsys.readouterr().err
+    assert load_model(place / "unet.safetensors")[2] == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"), [({"RLIMIT_NOFILE": 64}, "too many open files"), ({"RLIMIT_AS": 2**30}, "memory")]
+)
+def test_limits_in_training(limits, said, home, place, zygote):
+    """RES13, RES19: named with the remedy, or it works."""
+    arguments = ["train", home / "cells", "--features", "64", "--epochs", "1", "--threads", "1", "--workers", "4"]
+    if "RLIMIT_NOFILE" in limits:
+        arguments = ["train", home / "cells", *FAST, "--workers", "8"]
+    running = zygote.start(arguments, place, limits=limits)
+    code = running.wait(120)
+    assert code in (0, 6), text(place)
+    assert code == 0 or said in text(place)
+    assert "Traceback" not in text(place)
+    assert not running.has_children
+
+
+def test_folds(home, place, capsys):
+    """Every image is held out once; a run that was cut short goes on with the fold it was at."""
+    assert run(["train", str(home / "cells"), *FAST, "--folds", "2", "--json", "folds.json"]) == 0
+    document = json.loads((place / "folds.json").read_text())
+    assert document["model"] == ["unet.fold1.safetensors", "unet.fold2.safetensors"]
+    assert document["score"] == pytest.approx(np.mean([fold["score"] for fold in document["folds"]]))
+    assert "mean and SD over 2 folds" in capsys.readouterr().err
+    models = [word for model in document["model"] for word in ("-m", model)]
+    assert run(["infer", str(home / "cells/images/c0.tif"), "-o", "m.tif", *models]) == 0
+    shutil.rmtree("unet.fold2.run")
+    (place / "unet.fold2.safetensors").unlink()
+    assert run(["train", "--resume", "--json", "again.json"]) == 0
+    again = json.loads((place / "again.json").read_text())
+    assert [fold["weights_sha256"] for fold in again["folds"]] == [fold["weights_sha256"] for fold in document["folds"]]
+    assert run(["train", str(home / "cells"), *FAST, "--folds", "5", "--overwrite"]) == 2
+    assert "4 images do not make 5 folds" in capsys.readouterr().err
