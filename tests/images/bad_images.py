@@ -30,6 +30,15 @@ def png_header(width, height):
     return bytes(data)
 
 
+def without_palette():
+    """A PNG of indices from which the chunk of the palette was cut; found by tests/faults/fuzz.py (833)."""
+    file = io.BytesIO()
+    Picture.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(file, "PNG")
+    data = file.getvalue()
+    at = data.index(b"PLTE") - 4
+    return data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :]
+
+
 SIDE = (1 << 31) - 1
 REFUSED = [
     # id, name, bytes, what the message must say
@@ -66,6 +75,7 @@ REFUSED = [
     ("IMG18", "a.tif", raw_tiff({"width": 8, "height": 8, "compression": 9999, "data": bytes(64)}),
      "unknown compression 9999"),
     ("IMG27", "a.tif", plain(dtype="complex64"), "complex pixels"),
+    ("IMG29-none", "a.png", without_palette(), "no palette"),
     ("IMG31-cmyk", "a.tif", plain((32, 32, 4), photometric="separated"), "CMYK"),
     ("IMG31-lab", "a.tif", plain((32, 32, 3), photometric="cielab"), "CIELAB"),
     ("IMG31-ycbcr", "a.tif", raw_tiff({"width": 4, "height": 4, "bits": (8, 8, 8), "samples": 3, "photometric": 6,

@@ -134,6 +134,10 @@ class PictureImage:
     def _colormap(self) -> Colormap | None:
         """Return the palette as it stands in the header; pillow's own way to it decodes the picture."""
         palette = self._picture.palette
+        if palette is None:
+            raise InputError(
+                "has pixels that are indices, and no palette", path=self._file.path, hint="copy or save it again"
+            )
         order = _PALETTE_ORDERS.get(palette.rawmode or palette.mode)
         if order is None:
             raise InputError(
