@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unetcli.dataset.weightmap import border_weights, class_balance, insert_ridges, nearly_touching, weight_map
+from unetcli.dataset.weightmap import (
+    MOST_PARTS,
+    border_weights,
+    class_balance,
+    insert_ridges,
+    nearly_touching,
+    weight_map,
+)
 
 small_instances = arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(-1, 4))
 
@@ -121,11 +128,26 @@ class TestBorderWeights:
     @given(st.integers(0, 10_000))
     def test_do_not_depend_on_the_ids(self, seed):
         instances = discs(seed)
-        ids = (np.random.default_rng(seed).permutation(13) * 165_191_049 + 1).astype(np.int32)  # up to 2^31
+        step = (5_500, 165_191_049)[seed % 2]  # ids up to 66,001, or to 2^31
+        ids = (np.random.default_rng(seed).permutation(13) * step + 1).astype(np.int32)
         ids[0] = 0
         relabelled = np.where(instances < 0, -1, ids[np.maximum(instances, 0)]).astype(np.int32)
         np.testing.assert_array_equal(border_weights(instances), border_weights(relabelled))
         np.testing.assert_array_equal(insert_ridges(instances) == 0, insert_ridges(relabelled) == 0)
+
+    @given(st.integers(0, 10_000), st.integers(0, 80), st.sampled_from([1.0, 5.0]))
+    def test_take_mirror_images_for_the_same_object(self, seed, apart, sigma):
+        instances = insert_ridges(discs(seed, size=60, cells=5))
+        mirrored = np.hstack([instances, np.zeros((60, apart), np.int32), instances[:, ::-1]])
+        expected = oracles.border_weights_per_cell(mirrored, 10.0, sigma)
+        np.testing.assert_allclose(border_weights(mirrored, border_sigma=sigma), expected, rtol=1e-5, atol=1e-6)
+
+    def test_hold_for_more_parts_than_are_told_apart(self):
+        instances = np.zeros((80, 240), np.int32)
+        instances[::3, ::3] = np.arange(27 * 80).reshape(27, 80) % 2 + 1
+        assert (instances > 0).sum() > MOST_PARTS
+        expected = oracles.border_weights_per_cell(instances)
+        np.testing.assert_allclose(border_weights(instances), expected, rtol=1e-5, atol=1e-6)
 
     def test_do_not_see_what_is_ignored(self):
         instances = discs(5)

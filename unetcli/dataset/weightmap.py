@@ -13,6 +13,7 @@ Ignored pixels (negative labels) are no objects, and their weight is 0.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,9 @@ def insert_ridges(instances: Labels) -> Labels:
     ----------
     instances : (H, W), one id > 0 per object, 0 background, negative ignored (kept, and nobody's neighbour).
     """
-    touching = (instances > 0) & _two_within(_numbers(instances), np.ones((3, 3), np.uint8))
+    with_zero, with_large = _numbers(instances)
+    kernel = np.ones((3, 3), np.uint8)
+    touching = (instances > 0) & (cv2.erode(with_large, kernel) < cv2.dilate(with_zero, kernel))
     if not touching.any():
         return instances.copy()
     ids = np.unique(instances[touching])
@@ -186,12 +189,14 @@ def _wanted(instances: Labels, reach: int) -> list[tuple[int, NDArray[np.uint8]]
 
     Two objects within a square of ``2 * near + 1`` pixels are no farther than ``near * sqrt(2)``.
     """
-    numbers = _numbers(instances)
-    found, rest = [], instances == 0
-    for near, grow in [*((near, math.isqrt(2 * near**2)) for near in SQUARES if near < reach), (reach, reach)]:
-        pixels = rest & _two_within(numbers, np.ones((2 * near + 1,) * 2, np.uint8))
+    highest, lowest = _numbers(instances)
+    found, rest, before = [], instances == 0, 0
+    for near in [*(near for near in SQUARES if near < reach), reach]:
+        kernel = np.ones((2 * (near - before) + 1,) * 2, np.uint8)
+        highest, lowest, before = cv2.dilate(highest, kernel), cv2.erode(lowest, kernel), near
+        pixels = rest & (lowest < highest)
         if pixels.any():
-            found.append((grow, pixels.view(np.uint8)))
+            found.append((min(math.isqrt(2 * near**2), reach), pixels.view(np.uint8)))
             rest &= ~pixels
     return found[::-1]
 
@@ -202,20 +207,18 @@ def _parts(labels: Labels, connectivity: int) -> Labels:
     return parts
 
 
-def _numbers(objects: Labels) -> tuple[Weights, Weights]:
-    """Return the ids (H, W) for `_two_within`, with 0 and with a large number where there is no object."""
+def _numbers(objects: Labels) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the ids (H, W) for OpenCV's filters: with 0, and with a larger number, where there is no object.
+
+    A filter's highest of the first and lowest of the second differ where it sees two objects.
+    """
     ids = np.maximum(objects, 0)
-    if ids.max(initial=0) >= WHOLE_IN_FLOAT32:
+    largest = int(ids.max(initial=0))
+    if largest >= WHOLE_IN_FLOAT32:
         present, ids = np.unique(ids, return_inverse=True)
-        ids = ids.reshape(objects.shape) + int(present[0] > 0)
-    with_zero = ids.astype(np.float32)
-    return with_zero, np.where(with_zero > 0, with_zero, np.float32(WHOLE_IN_FLOAT32))
-
-
-def _two_within(numbers: tuple[Weights, Weights], kernel: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where (H, W) the kernel holds pixels of two objects."""
-    with_zero, with_large = numbers
-    return cv2.erode(with_large, kernel) < cv2.dilate(with_zero, kernel)
+        ids, largest = ids.reshape(objects.shape) + int(present[0] > 0), present.size
+    with_zero: NDArray[Any] = ids.astype(np.uint16 if largest < 2**16 - 1 else np.float32)
+    return with_zero, np.where(with_zero == 0, with_zero.dtype.type(largest + 1), with_zero)
 
 
 def _in_narrow_gaps(objects: Labels) -> Weights:
