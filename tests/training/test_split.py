@@ -11,7 +11,7 @@ from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
 from unetcli.errors import InputError, UsageError
 from unetcli.images import IntensityRange
-from unetcli.training.split import hold_out_region, split_pairs
+from unetcli.training.split import hold_out_region, split_fold, split_pairs
 
 
 def files(number, **changes):
@@ -142,3 +142,24 @@ def test_regions_share_no_labelled_pixel_and_keep_a_gap(height, width, gap):
     distance = np.abs(used_lines[:, None] - held_lines[None]).min()
     assert distance == min(gap, max(height, width) // 8) + 1
     np.testing.assert_array_equal(sample.labels, labels)
+
+
+@given(number=st.integers(4, 60), folds=st.integers(2, 8), seed=st.integers(0, 3))
+def test_folds_hold_every_image_out_once(number, folds, seed):
+    for pairs in (files(number), stack(number), [*stack(number, "a"), *stack(3, "b")]):
+        if folds > len(pairs):
+            with pytest.raises(UsageError, match=f"do not make {folds} folds"):
+                split_fold(pairs, 1, folds, seed=seed)
+            continue
+        splits = [split_fold(pairs, fold, folds, seed=seed) for fold in range(1, folds + 1)]
+        held_out = [index for split in splits for index in split.validation]
+        assert sorted(held_out) == list(range(len(pairs)))
+        for split in splits:
+            assert sorted(split.training + split.validation) == list(range(len(pairs)))
+
+
+def test_folds_of_a_stack_are_blocks_and_test_images_stay_out():
+    assert [split_fold(stack(10), fold, 3).validation for fold in (1, 2, 3)] == [(0, 1, 2), (3, 4, 5), (6, 7, 8, 9)]
+    pairs = [*files(6), *files(3, split="test")]
+    held_out = [index for fold in (1, 2, 3) for index in split_fold(pairs, fold, 3).validation]
+    assert sorted(held_out) == list(range(6))
