@@ -29,7 +29,8 @@ class Case:
     code : the exit code.
     says : patterns, each of which a line of stderr must contain.
     check : looks at what was written.
-    seconds : the limit, generous: a hang is what it finds.
+    seconds, megabytes : the limits of time and of memory beside what is in use before, generous: a hang, and what a
+        lying header makes allocate, is what they find.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Case:
     says: Sequence[str] = ()
     check: Callable[[Path], object] | None = None
     seconds: float = 10
+    megabytes: int = 300
     outputs: Sequence[str] = ("m.tif",)
 
 
@@ -66,6 +68,14 @@ def contents(place: Path) -> dict[str, str]:
 def children() -> set[str]:
     """Return the processes that this one has started and that are still there."""
     return {pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+
+def memory_kept(*, reset: bool = False) -> int:
+    """Return the most memory, in KiB, that this process has held since the last reset, which this may be."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) if found else 0
 
 
 class Watch:
@@ -122,13 +132,14 @@ def perform(case: Case, place: Path, models: dict[str, str], capsys) -> str:
                 (place / name).write_bytes(OLD)
     watch = Watch(place)
     capsys.readouterr()
-    began = time.monotonic()
+    began, present = time.monotonic(), memory_kept(reset=True)
     code = run([argument.format(**models) for argument in case.arguments])
     seconds = time.monotonic() - began
     captured = capsys.readouterr()
     assert code == case.code, captured.err
     assert captured.out == ""
     assert seconds < case.seconds
+    assert memory_kept() - present < case.megabytes << 10
     for pattern in case.says:
         assert re.search(pattern, captured.err), f"{pattern!r} is not in\n{captured.err}"
     watch.check(code, captured.err, case.outputs)

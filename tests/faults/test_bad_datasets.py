@@ -121,9 +121,11 @@ CASES = [
     Case("DS01-text", lambda place: ((place / "cells").mkdir(), (place / "cells/a.txt").write_text("hello")), REAL, 3,
          [r"error: cells: no images found.*looked in cells", "hint: .*unet train --help"]),
     Case("DS02", cells(12, mask=lambda n: None, images="cells/c{}.tif"), REAL, 3,
-         [r"12 images, 0 masks; expected cells/masks/c0\.tif"]),
+         [r"12 images, 0 masks; expected cells/masks/c0\.tif", "hint: tried .*imagesTr.*images/x.*x_mask.*x_masks"]),
     Case("DS03-image", cells(mask=one(2, good_mask, None)), REAL, 3, [r"c2\.tif", "hint: --allow-unpaired"]),
     Case("DS03-mask", cells(image=one(2, good_image, None)), REAL, 3, [r"c2\.tif", "hint: .*unpaired"]),
+    Case("DS03-many", odd(0, lambda folder: [save(folder / f"images/z{n}.tif", IMAGE) for n in range(13)]), REAL, 3,
+         [r"13 images have no mask: z0\.tif.*z9\.tif.* and 3 more\n"]),
     Case("DS03-nearest", odd(0, lambda folder: (folder / "masks/c2.tif").rename(folder / "masks/d2.tif")), REAL, 3,
          [r"c2\.tif.*d2\.tif"]),
     Case("DS03-allowed", cells(mask=one(2, good_mask, None)), [*DRY, "--allow-unpaired"], 0, ["c2"]),
@@ -148,7 +150,7 @@ CASES = [
          outputs=WRITTEN),
     Case("DS11", cells(mask=bands(255)), DRY, 0, [r"warning: .*4 of 4 masks have no background"]),
     Case("DS12-instances", cells(mask=instance_ids), [*REAL, "--task", "semantic"], 3,
-         ["look.* like instance ids", "hint: .*--task instances"]),
+         [r"look.* like instance ids \(max 76\)", "hint: .*--task instances"]),
     Case("DS12-semantic", cells(mask=bands(0, 1, 2, 1, 2)), [*REAL, "--task", "instances"], 3,
          ["error: ", "hint: .*--task semantic"]),
     Case("DS13-colors", cells(mask=colored), DRY, 0, ["#ff0000", "#00ff00"]),
@@ -164,6 +166,8 @@ CASES = [
          [r"differ in their channels: 1 in 3 \(c0\.tif\), 3 in 1 \(c1\.tif\)"]),
     Case("DS14-depth", cells(image=one(1, good_image, (IMAGE // 16).astype(np.uint8))), DRY, 0,
          ["several bit depths.*each file is scaled by itself"]),
+    Case("DS14-type", cells(image=one(1, good_image, IMAGE.astype(np.float32))), DRY, 0,
+         [r"16-bit uint16 \(3\), 32-bit float32 \(1\): each file is scaled by itself"]),
     Case("DS15", cells(1), REAL, 0, ["a quarter of each of 1 images, apart by a gap .optimistic"], outputs=WRITTEN),
     Case("DS16", cells(2), [*REAL, "--validation", "0.2"], 0, ["validation: 2 images, a quarter of each"],
          outputs=WRITTEN),
@@ -193,11 +197,13 @@ def test_data_set(case, place, models, capsys):
 
 
 def assert_finite_history(place):
+    """Fail unless losses and Dice of the one epoch are numbers."""
     with (place / "new.run/history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 1
     assert math.isfinite(float(rows[0]["train_loss"]))
     assert math.isfinite(float(rows[0]["validation_loss"]))
+    assert math.isfinite(float(rows[0]["dice"]))
 
 
 def test_class_ids_survive(place, models, capsys):
@@ -245,7 +251,7 @@ def test_unreadable_file(zygote, place_of_all):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_files(place, capsys):
-    """DS21: listed in seconds; all are empty, so that each is looked at and named."""
+    """DS21: listed in seconds, by their names alone."""
     for kind in ("images", "masks"):
         (place / "cells" / kind).mkdir(parents=True)
         for number in range(50_000):
