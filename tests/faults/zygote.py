@@ -18,7 +18,7 @@ from pathlib import Path
 
 NOBODY = 65534
 LIBRARIES = ("tifffile", "imagecodecs", "scipy.ndimage", "skimage.measure", "skimage.segmentation", "rich.progress",
-             "torch._dynamo", "PIL.Image")  # fmt: skip
+             "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "PIL.Image")  # fmt: skip
 FLAGS = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 

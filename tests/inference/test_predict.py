@@ -133,6 +133,29 @@ def test_eight_turns_differ():
     assert len({tuple(turned(tile, turn).flatten().tolist()) for turn in EIGHT_TURNS}) == 8
 
 
+def test_the_threshold_must_be_exceeded():
+    probabilities = torch.tensor([[[[0.75, 0.25, 0.125]], [[0.25, 0.75, 0.875]]]])
+    for threshold, expected in ((0.5, [0, 1, 1]), (0.75, [0, 0, 1]), (0.125, [1, 1, 1])):
+        classes = Ensemble([], CPU, threshold=threshold).classes(probabilities)
+        assert classes[0, 0].tolist() == expected
+    three = torch.tensor([0.4, 0.25, 0.35]).reshape(1, 3, 1, 1)
+    assert Ensemble([], CPU, threshold=0.1).classes(three).item() == 0  # the likeliest, whatever the threshold
+
+
+def test_padded_networks_are_cut_where_they_are_exact():
+    """Far from its edges a whole image, padded with zeros, is predicted as its tiles are."""
+    torch.manual_seed(0)
+    network = build_network("unet", channels=1, classes=2, features=4, depth=1, padding="same").eval()
+    image = random_image(96, 80)
+    context = network.geometry.context
+    with torch.inference_mode():
+        whole = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].softmax(dim=0).numpy()
+    tiled, _ = prediction(network, image, tile=2 * context + 16)
+    inner = np.s_[:, context:-context, context:-context]
+    assert tiled[inner].size > 1000
+    np.testing.assert_allclose(tiled[inner], whole[inner], atol=1e-5)
+
+
 def test_ensembles_of_different_depths_are_averaged():
     networks = [network_of(2, seed=1), network_of(3, seed=2)]
     image = random_image(66, 59)
