@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test slow pipelines bench compare gpu lint clean
+.PHONY: demo test slow pipelines bench compare gpu fuzz mutants lint clean
 
 # The environment is made anew when the packages that the project asks for change.
 $(READY): pyproject.toml .ci/constraints.txt
@@ -56,6 +56,16 @@ compare: $(READY)
 
 gpu: $(READY)
 	$(PYTEST) -m gpu
+
+# Sends damaged files through the command; a find names its number, and FIRST=number FILES=1 runs that one alone.
+FILES ?= 5000
+FIRST ?= 0
+fuzz: $(READY)
+	$(BIN)/python tests/faults/fuzz.py $(FILES) $(FIRST)
+
+# Plants defects in a copy of the code, each of which a named test must find.
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
