@@ -1,5 +1,6 @@
 """How much memory this process may use, and the check made before something large is decoded."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -7,11 +8,26 @@ from unetcli.errors import ResourceError
 
 _UNLIMITED = 1 << 60
 _RESERVE = 64 << 20  # bytes left to the interpreter and to other small things
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def usable_memory() -> int:
     """Return the bytes this process may still allocate: the least that system, container and ulimit leave."""
-    return max(0, min(_system(), _container(), _address_space()))
+    return max(0, min(_system(), _container(), _address_space())) + _kept()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for what comes next, where it is glibc.
+
+    By default it gives blocks of more than 32 MB back at once and asks for them anew, and the system hands them out
+    page by page, cleared: for the layers of a network that takes a fifth of the time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def check_memory(needed: int, what: str, *, path: Path | str | None = None, hint: str | None = None) -> None:
@@ -42,6 +58,22 @@ def readable_size(count: int) -> str:
     if unit == "bytes":
         return f"{count} bytes"
     return f"{size:.1f} {unit}" if size < 10 else f"{size:.0f} {unit}"
+
+
+class _MallocInfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _fields_ = [("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+
+
+def _kept() -> int:
+    """Return the bytes that were freed but not given back, see `keep_freed_memory`."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError, TypeError):
+        return 0
+    mallinfo.restype = _MallocInfo
+    return int(mallinfo().fordblks)
 
 
 def _system() -> int:

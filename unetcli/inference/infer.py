@@ -22,7 +22,8 @@ from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
 from unetcli.inference.scan import open_scan
 from unetcli.inference.tilesize import choose_tile
-from unetcli.models.device import Device, move_network
+from unetcli.models.device import Device
+from unetcli.models.fusion import ready
 from unetcli.models.modelfile import ModelDescription, load_model
 
 OUTPUT_KINDS = ("mask", "classes", "instances", "probabilities")
@@ -134,7 +135,7 @@ class Segmenter:
     def __init__(self, models: Sequence[Path], device: Device) -> None:
         loaded = [(path, *load_model(path)) for path in models]
         self.device = device
-        self.networks: list[nn.Module] = [move_network(network, device) for _, network, _, _ in loaded]
+        self.networks: list[nn.Module] = [ready(network, device) for _, network, _, _ in loaded]
         self.description: ModelDescription = loaded[0][2]
         self.coding = coding_of(models[0], self.description)
         check_normalization(models[0], self.description)

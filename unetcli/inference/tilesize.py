@@ -11,6 +11,7 @@ from unetcli.images.memory import usable_memory
 from unetcli.inference.predict import TileSize
 from unetcli.models import geometry_of
 from unetcli.models.device import PRECISIONS, Device
+from unetcli.models.fusion import operation_counts
 
 WASTE_WORTH_GROWING = 0.10  # tiles stop growing where overlap costs less of the arithmetic than this
 MEMORY_SHARE = 0.5  # of what is free; the rest is left to images, outputs and the convolutions' work space
@@ -24,14 +25,18 @@ def overlap_arithmetic(network: nn.Module, channels: int, tile: int) -> float:
     The arithmetic is counted on a copy without data; the ideal is that of one endless tile.
     """
     geometry = geometry_of(network)
-    counted = copy.deepcopy(network).to("meta").eval()
+    counted = _without_data(network)
     endless = geometry.input_for(64 * geometry.border + 1024 * geometry.step)
     per_pixel = _operations(counted, channels, endless) / geometry.core_of(endless) ** 2
     return 1 - per_pixel * geometry.core_of(tile) ** 2 / _operations(counted, channels, tile)
 
 
+def _without_data(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).to("meta", torch.float32).eval()
+
+
 def _operations(network: nn.Module, channels: int, tile: int) -> int:
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False, custom_mapping=operation_counts()) as counter, torch.inference_mode():
         network(torch.empty(1, channels, tile, tile, device="meta"))
     return int(counter.get_total_flops())
 
@@ -43,7 +48,7 @@ def bytes_per_pixel(network: nn.Module, channels: int, device: Device) -> float:
     """
     geometry = geometry_of(network)
     tile = geometry.input_for(8 * geometry.step)
-    counted = copy.deepcopy(network).to("meta").eval()
+    counted = _without_data(network)
     values = 0
 
     def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:

@@ -61,11 +61,16 @@ class UNet(nn.Module):
             features = self.pool(features)
         features = self.bottom(features)
         for up_sampling, block in zip(self.up_samplings, self.expanding, strict=True):
-            upsampled = up_sampling(features)
-            skip = centre_crop(skips.pop(), upsampled)  # (N, C, 64, 64) -> (N, C, 56, 56), ...
-            features = block(torch.cat([upsampled, skip], dim=1))
+            features = up_sampling(features)
+            features = join(features, skips.pop())
+            features = block(features)
         logits: Tensor = self.classifier(features) / self.temperature
         return logits
+
+
+def join(upsampled: Tensor, skip: Tensor) -> Tensor:
+    """Return both (N, C + C', H, W), the skip connection cropped: (N, C, 64, 64) -> (N, C, 56, 56), and so on."""
+    return torch.cat([upsampled, centre_crop(skip, upsampled)], dim=1)
 
 
 def unet(
