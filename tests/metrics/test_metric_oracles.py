@@ -155,3 +155,5 @@ def test_hand_checked_merge_of_two_cells():
     truth = np.ones((6, 6), bool)
     truth[:, 2] = False
     assert METRICS["v_rand"](truth, np.ones((6, 6), bool)) == pytest.approx(2 * 0.52 / 1.52)
+    assert METRICS["v_rand_split"](truth, np.ones((6, 6), bool)) == pytest.approx(1)  # no cell is split
+    assert METRICS["v_rand_merge"](truth, np.ones((6, 6), bool)) == pytest.approx(0.52)  # two are merged

@@ -48,6 +48,12 @@ def test_matching(pair, threshold):
     assert matches.ious.sum() == pytest.approx(total)
 
 
+def test_a_match_reaches_its_threshold():
+    table = instances.overlaps(np.array([[1, 1, 0, 2]]), np.array([[1, 0, 0, 2]]))  # IoU 1/2 and 1
+    for threshold, strict, hits in ((0.5, False, 2), (0.5, True, 1), (0.51, False, 1), (1.0, False, 1), (0.1, True, 2)):
+        assert instances.match(table, threshold, strict=strict).true_positives == hits
+
+
 @given(labels)
 def test_aggregated_jaccard_and_tracking_scores(pair):
     truth, prediction = pair
