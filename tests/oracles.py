@@ -235,3 +235,38 @@ def boundary_band(mask, width):
     pixels = [(y, x) for y in range(height) for x in range(length) if mask[y, x]]
     border = [(y, x) for y, x in pixels if any(outside(y + a, x + b) for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0)))]
     return {(y, x) for y, x in pixels if any((y - a) ** 2 + (x - b) ** 2 < width**2 for a, b in border)}
+
+
+def objects_of(classes, *, min_size=0, fill_holes=False, give_back_ridges=True):
+    """Ids of the objects of a page that is looked at as a whole, one object and one pixel after the other."""
+    import numpy as np
+    from scipy import ndimage
+
+    height, width = classes.shape
+    objects = np.zeros((height, width), int)
+    for label in range(1, int(classes.max(initial=0)) + 1):
+        for pixel, number in components_by_flooding(classes == label).items():
+            objects[pixel] = 1000 * label + number
+    for number in set(objects.ravel()):
+        if (objects == number).sum() < min_size:
+            objects[objects == number] = 0
+    disc = sorted((a * a + b * b, a, b) for a in range(-2, 3) for b in range(-2, 3) if a * a + b * b <= 4)
+    if give_back_ridges:
+        before = objects.copy()
+        for y, x in np.argwhere(before == 0):
+            places = [(y + a, x + b) for _, a, b in disc if 0 <= y + a < height and 0 <= x + b < width]
+            near = [before[place] for place in places if before[place]]
+            if len(set(near)) > 1:
+                objects[y, x] = near[0]
+    if fill_holes:
+        before = objects.copy()
+        enclosed = {
+            number: ndimage.binary_fill_holes(before == number) & (before == 0) for number in set(before.ravel()) - {0}
+        }
+        for number in sorted(enclosed, key=lambda number: -enclosed[number].sum()):  # the innermost last
+            objects[enclosed[number]] = number
+    numbers = {}
+    for value in objects.ravel():
+        if value:
+            numbers.setdefault(value, len(numbers) + 1)
+    return np.vectorize(lambda value: numbers.get(value, 0), otypes=[int])(objects)

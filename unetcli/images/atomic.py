@@ -2,18 +2,21 @@
 
 import contextlib
 import errno
+import io
 import os
 import socket
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from unetcli.errors import OutputError, UsageError
 from unetcli.images.files import ZARR_FILES
 from unetcli.images.memory import readable_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SPOOL = 16 << 20  # bytes of a scratch file kept in memory before a disk takes them
 _LONGEST = 60  # characters of the name that the temporary name repeats
 
 
@@ -62,6 +65,20 @@ def atomic_path(target: Path | str, *, needed: int | None = None) -> Iterator[Pa
         raise
     with contextlib.suppress(OSError):  # folders cannot be synchronized everywhere
         _synchronize(target.parent)
+
+
+def scratch_file(folder: Path | None = None) -> BinaryIO:
+    """Return a file without a name, gone when it is closed; in memory while it is small, or where no disk allows one.
+
+    Parameters
+    ----------
+    folder : where it lies; by default where temporary files do.
+    """
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return io.BytesIO()
+    return tempfile.SpooledTemporaryFile(_SPOOL, dir=folder)  # type: ignore[return-value, arg-type]
 
 
 def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:

@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import BinaryIO, Literal, Protocol
 import numpy as np
 
 from unetcli.errors import UsageError
-from unetcli.images.atomic import atomic_path, writing_failed
+from unetcli.images.atomic import atomic_path, scratch_file, writing_failed
 from unetcli.images.atomic_folder import atomic_folder
 from unetcli.images.info import ImageInfo
 from unetcli.images.omezarr_encoder import Level, OmeZarrEncoder, Store, check_omezarr
@@ -22,7 +21,6 @@ from unetcli.images.png import PngEncoder
 from unetcli.images.tiff_encoder import TiffEncoder
 
 Kind = Literal["mask", "probabilities", "overlay"]
-_SPOOL = 64 << 20  # bytes of a stream kept in memory before a temporary file takes them
 TIFF_EXTENSIONS = (".tif", ".tiff")
 DEFAULT_STORE = Store()
 _LOSSY = (".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".gif")
@@ -97,7 +95,7 @@ class ImageWriter:
 
     def __enter__(self) -> "ImageWriter":
         if self._target is None:
-            self._file = self._stack.enter_context(_spool())
+            self._file = self._stack.enter_context(scratch_file())
         elif is_omezarr(self._target):
             folder = atomic_folder(self._target, key=self._store.key, needed=self._needed)
             temporary = self._stack.enter_context(folder)
@@ -249,15 +247,6 @@ def check_format(target: Path | str, *, pages: int = 1, dtype: np.dtype | type =
         raise UsageError(f"{pages} pages do not fit a PNG", path=target, hint="use .tif")
     if channels > 1 or dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise UsageError(f"PNG cannot hold {channels} channels of {dtype}", path=target, hint="use .tif")
-
-
-def _spool() -> BinaryIO:
-    """Return a file for what must be complete before it goes to a stream; in memory where no disk allows one."""
-    try:
-        tempfile.TemporaryFile().close()
-    except OSError:
-        return io.BytesIO()
-    return tempfile.SpooledTemporaryFile(_SPOOL)  # type: ignore[return-value]
 
 
 def _current_error() -> tuple[type[BaseException] | None, BaseException | None, TracebackType | None]:

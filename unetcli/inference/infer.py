@@ -14,10 +14,11 @@ from torch import nn
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
 from unetcli.images import ImageInfo, normalize
+from unetcli.images.atomic import scratch_file
 from unetcli.images.normalization import rule
 from unetcli.images.omezarr_encoder import Store
 from unetcli.images.omezarr_metadata import ZARR_FORMATS
-from unetcli.inference.instances import find_objects
+from unetcli.inference.instances import FileRows, ObjectFinder, Rows
 from unetcli.inference.outputs import PageResult, open_outputs
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
 from unetcli.inference.scan import open_scan
@@ -75,6 +76,11 @@ class Destinations:
     probabilities: Path | None = None
     overlay: Path | None = None
     objects: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the main result goes; None for a stream."""
+        return self.main.parent if isinstance(self.main, Path) else None
 
     @property
     def images(self) -> list[Path]:
@@ -172,6 +178,7 @@ class Segmenter:
         with ExitStack() as stack:
             image = stack.enter_context(open_scan(sources, axes=config.axes, pages=config.pages))
             self.check(image.info)
+            scratch = stack.enter_context(scratch_file(destinations.folder))
             outputs = stack.enter_context(
                 open_outputs(
                     destinations,
@@ -184,30 +191,29 @@ class Segmenter:
             )
             prepare = partial(normalize, intensity=image.intensity())
             foreground, objects = 0, 0
-            wants_page = any(output.wants_page for output in outputs)
+            keep_probabilities = any(output.wants_probabilities for output in outputs)
+            wants_objects = any(output.wants_objects for output in outputs)
+            keep_objects = any(output.keeps_objects for output in outputs)
+            shape = (image.info.height, image.info.width)
             for page in range(image.info.pages):
                 pixels = image.page(page)
-                kept = np.empty((image.info.height, image.info.width), np.uint8) if wants_page else None
-                keep_probabilities = any(output.wants_probabilities for output in outputs)
+                finder = None
+                if wants_objects:
+                    rows = FileRows(scratch, shape, page if keep_objects else 0, image.info.path)
+                    finder = self.object_finder(rows, config)
                 for band in predict_bands(ensemble, pixels, prepare, size, keep_probabilities=keep_probabilities):
                     foreground += int(np.count_nonzero(band.classes))
                     for output in outputs:
                         output.write_band(band)
+                    if finder is not None:
+                        finder.add(band.classes)
                     bottom = band.top + len(band.classes)
-                    if kept is not None:
-                        kept[band.top : bottom] = band.classes
                     yield PageDone(page, image.info.pages, (page + bottom / image.info.height) / image.info.pages)
-                if kept is not None:
-                    found = find_objects(
-                        kept,
-                        min_size=config.min_size,
-                        fill_holes=config.fill_holes,
-                        give_back_ridges=self.coding.task == "instances",
-                    )
-                    objects += int(found.max(initial=0))
-                    result = PageResult(page, kept, found, pixels, prepare)
+                if finder is not None:
+                    found = finder.finish()
+                    objects += len(found)
                     for output in outputs:
-                        output.write_page(result)
+                        output.write_page(PageResult(page, found, pixels, prepare))
         info = image.info
         yield Segmented(
             input=str(info.path),
@@ -216,9 +222,18 @@ class Segmenter:
             axes=info.axes,
             tile=size.tile,
             foreground=foreground / (info.pages * info.height * info.width),
-            objects=objects if wants_page else None,
+            objects=objects if wants_objects else None,
             notes=info.notes,
             seconds=time.monotonic() - began,
+        )
+
+    def object_finder(self, rows: Rows, config: InferConfig) -> ObjectFinder:
+        """Return what finds the objects of a page as these models and options want them."""
+        return ObjectFinder(
+            rows,
+            min_size=config.min_size,
+            fill_holes=config.fill_holes,
+            give_back_ridges=self.coding.task == "instances",
         )
 
     def inspect(self, sources: Sequence[Path | BinaryIO], config: InferConfig) -> ImageInfo:

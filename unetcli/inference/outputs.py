@@ -1,11 +1,8 @@
 """The results of a pass over an image: masks, probabilities, overlays and tables, each written as it comes."""
 
-import csv
-import io
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -14,10 +11,12 @@ from numpy.typing import NDArray
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import warn
-from unetcli.images import ImageInfo, ImageWriter, PixelSize
+from unetcli.images import ImageInfo, ImageWriter
 from unetcli.images.atomic import atomic_path
 from unetcli.images.mirror import Source
 from unetcli.images.omezarr_encoder import Store
+from unetcli.inference.instances import PageObjects
+from unetcli.inference.objecttable import ObjectsOutput
 from unetcli.inference.predict import Band, Prepare
 
 MOST_UINT16 = 65535
@@ -31,151 +30,113 @@ class PageResult:
 
     Parameters
     ----------
-    classes : class index of each pixel (H, W).
-    objects : int32 (H, W), one id per object.
     pixels, prepare : the page as it was read, and its normalization.
     """
 
     page: int
-    classes: NDArray[np.uint8]
-    objects: NDArray[np.int32]
+    objects: PageObjects
     pixels: Source
     prepare: Prepare
 
 
 class Output(Protocol):
-    """Something written from a prediction: band by band, or page by page."""
+    """Something written from a prediction: band by band, or page by page.
 
-    wants_page: bool
+    Parameters
+    ----------
+    wants_objects : whether it needs the objects of each page, and `keeps_objects`, whether until the last page is done.
+    wants_probabilities : whether bands need more than classes.
+    """
+
+    wants_objects: bool
+    keeps_objects: bool
     wants_probabilities: bool
 
     def write_band(self, band: Band) -> None:
         """Take rows of the present page."""
 
     def write_page(self, result: PageResult) -> None:
-        """Take a page that is complete; called only if any output wants pages."""
+        """Take the objects of a page; called only if any output wants them."""
 
 
 class RowsOutput:
     """Rows that are written as soon as they are predicted: masks, classes, probabilities."""
 
-    wants_page = False
+    wants_objects = keeps_objects = False
 
     def __init__(self, writer: ImageWriter, rows: Callable[[Band], NDArray[Any]], *, wants_probabilities: bool) -> None:
         self.writer = writer
+        self.written_elsewhere = False  # by the processes that predict
         self.rows = rows
         self.wants_probabilities = wants_probabilities
 
     def write_band(self, band: Band) -> None:
         """Write the band's rows."""
-        self.writer.write_rows(self.rows(band))
+        if self.written_elsewhere:
+            self.writer.skip_rows(len(band.classes))
+        else:
+            self.writer.write_rows(self.rows(band))
 
     def write_page(self, result: PageResult) -> None:
         """Do nothing: the rows are written already."""
 
 
 class InstancesOutput:
-    """Ids of objects; written at the end, when the largest id is known, and kept compressed until then."""
+    """Ids of objects; written at the end, when the largest id is known."""
 
-    wants_page = True
+    wants_objects = keeps_objects = True
     wants_probabilities = False
 
     def __init__(self) -> None:
-        self.pages: list[bytes] = []
-        self.largest = 0
+        self.pages: list[PageObjects] = []
 
     def write_band(self, band: Band) -> None:
-        """Do nothing: objects are found on whole pages."""
+        """Do nothing: objects are known when their page is done."""
 
     def write_page(self, result: PageResult) -> None:
         """Keep the page's objects."""
-        self.pages.append(zlib.compress(result.objects.tobytes(), level=1))
-        self.largest = max(self.largest, int(result.objects.max(initial=0)))
+        self.pages.append(result.objects)
 
     def write(self, target: Path | BinaryIO, info: ImageInfo, store: Store) -> None:
         """Write all pages in the smallest unsigned type that instance masks are commonly read with."""
-        dtype = np.uint16 if self.largest <= MOST_UINT16 else np.uint32
+        largest = max(map(len, self.pages))
+        dtype = np.uint16 if largest <= MOST_UINT16 else np.uint32
         if dtype == np.uint32:
-            warn(f"{self.largest} objects on one page: their ids take 32 bits, which some programs cannot read")
+            warn(f"{largest} objects on one page: their ids take 32 bits, which some programs cannot read")
         with ImageWriter(target, like=info, dtype=dtype, kind="mask", store=store) as writer:
             for page in self.pages:
-                objects = np.frombuffer(zlib.decompress(page), np.int32).reshape(info.height, info.width)
-                writer.write_rows(objects.astype(dtype))
+                for _, ids in page.bands():
+                    writer.write_rows(ids.astype(dtype))
 
 
 class OverlayOutput:
-    """Pictures of the image with the outlines of its objects, one PNG per page."""
+    """Pictures of the image with the outlines of its objects, one file per page.
 
-    wants_page = True
-    wants_probabilities = False
+    Raises
+    ------
+    UsageError : the extension of the file does not suit a picture.
+    """
 
-    def __init__(self, path: Path, pages: int) -> None:
-        self.path = path
-        self.pages = pages
+    wants_objects = True
+    keeps_objects = wants_probabilities = False
+
+    def __init__(self, path: Path, info: ImageInfo) -> None:
+        page_info = replace(info, pages=1, page_axes="", page_shape=())
+        paths = [path]
+        if info.pages > 1:
+            paths = [path.with_stem(f"{path.stem}_{page:04d}") for page in range(info.pages)]
+        self.writers = [ImageWriter(path, like=page_info, dtype=np.uint8, channels=3, kind="overlay") for path in paths]
 
     def write_band(self, band: Band) -> None:
-        """Do nothing: outlines are drawn on whole pages."""
+        """Do nothing: outlines are drawn when their page is done."""
 
     def write_page(self, result: PageResult) -> None:
         """Write the page's picture."""
-        from PIL import Image as Picture
-
-        height, width = result.classes.shape
-        picture = draw_overlay(result.prepare(result.pixels[0:height, 0:width]), result.objects)
-        path = self.path if self.pages == 1 else self.path.with_stem(f"{self.path.stem}_{result.page:04d}")
-        with atomic_path(path) as temporary:
-            Picture.fromarray(picture).save(temporary, format="PNG")
-
-
-class ObjectsOutput:
-    """A table with a row per object, in pixels and in the image's unit."""
-
-    wants_page = True
-    wants_probabilities = False
-
-    def __init__(self, pixel_size: PixelSize | None, classes: tuple[str, ...]) -> None:
-        self.pixel_size = pixel_size
-        self.classes = classes
-        self.rows: list[dict[str, Any]] = []
-
-    def write_band(self, band: Band) -> None:
-        """Do nothing: objects are found on whole pages."""
-
-    def write_page(self, result: PageResult) -> None:
-        """Add the page's objects."""
-        from skimage.measure import regionprops
-
-        for region in regionprops(result.objects):  # type: ignore[no-untyped-call]
-            y, x = region.centroid
-            top, left, bottom, right = region.bbox
-            row = {
-                "page": result.page,
-                "id": region.label,
-                "class": self.classes[int(result.classes[tuple(region.coords[len(region.coords) // 2])])],
-                "area": int(region.area),
-                "centroid_y": round(y, 3),
-                "centroid_x": round(x, 3),
-                "top": top,
-                "left": left,
-                "bottom": bottom,
-                "right": right,
-            }
-            if self.pixel_size is not None:
-                size = self.pixel_size
-                row[f"area_{size.unit}2"] = round(region.area * size.y * size.x, 6)
-                row[f"centroid_y_{size.unit}"] = round(y * size.y, 6)
-                row[f"centroid_x_{size.unit}"] = round(x * size.x, 6)
-            self.rows.append(row)
-
-    def write(self, path: Path) -> None:
-        """Write the table as CSV; without objects it has its header only."""
-        fields = ["page", "id", "class", "area", "centroid_y", "centroid_x", "top", "left", "bottom", "right"]
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(self.rows[0]) if self.rows else fields, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+        width = result.pixels.shape[1]
+        with self.writers[result.page] as writer:
+            for top, ids in result.objects.bands(halo=1):
+                pixels = result.pixels[top : top + len(ids) - 2, 0:width]
+                writer.write_rows(draw_overlay(result.prepare(pixels), ids))
 
 
 @contextmanager
@@ -217,15 +178,14 @@ def open_outputs(
         if destinations.probabilities is not None:
             outputs.append(probabilities(destinations.probabilities))
         if destinations.overlay is not None:
-            outputs.append(OverlayOutput(destinations.overlay, info.pages))
-        table = ObjectsOutput(info.pixel_size, coding.classes) if destinations.objects is not None else None
-        if table is not None:
-            outputs.append(table)
+            outputs.append(OverlayOutput(destinations.overlay, info))
+        if destinations.objects is not None:
+            temporary = stack.enter_context(atomic_path(destinations.objects))
+            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+            outputs.append(ObjectsOutput(file, info.pixel_size, coding.classes))
         yield outputs
         if instances is not None:
             instances.write(destinations.main, info, store)
-        if table is not None:
-            table.write(destinations.objects)
 
 
 def _probability_rows(band: Band) -> NDArray[np.float32]:
@@ -233,12 +193,25 @@ def _probability_rows(band: Band) -> NDArray[np.float32]:
     return band.probabilities.transpose(1, 2, 0)  # (K, h, W) -> (h, W, K)
 
 
-def draw_overlay(image: NDArray[np.float32], objects: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Return an RGB picture (H, W, 3) of a normalized image (H, W, C) with the outlines of its objects."""
-    from skimage.segmentation import find_boundaries
+def draw_overlay(image: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Return an RGB picture (h, W, 3) of rows of a normalized image (h, W, C) with the outlines of its objects.
 
+    Parameters
+    ----------
+    ids : of the objects (h + 2, W), with a row more above and below.
+    """
     channels = image if image.shape[2] == 3 else image[..., :1].repeat(3, axis=2)
     picture = (np.clip(channels, 0, 1) ** OVERLAY_GAMMA * 255).astype(np.uint8)
-    outlines = find_boundaries(objects, mode="inner", connectivity=1)  # type: ignore[no-untyped-call]
-    picture[outlines] = OUTLINE
+    picture[_outlines(ids)] = OUTLINE
     return picture
+
+
+def _outlines(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return the pixels (h, W) of objects that have one of their four neighbors outside."""
+    rows = ids[1:-1]
+    outlines: NDArray[np.bool_] = (rows != ids[:-2]) | (rows != ids[2:])
+    across = rows[:, 1:] != rows[:, :-1]
+    outlines[:, 1:] |= across
+    outlines[:, :-1] |= across
+    outlines &= rows > 0
+    return outlines
