@@ -1,13 +1,10 @@
-"""Full disks, read-only places, signals, several processes at once (FAULTS, B4 and B5)."""
+"""Full disks, read-only places, signals (FAULTS, B4)."""
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,81 +205,3 @@ def test_divergence_keeps_the_best_model(home, place, capsys, monkeypatch):
     _network, description, _ = load_model(place / "new.safetensors")
     assert description.training["epoch"] in (1, 2)
     assert not (place / "new.run/lock").exists()
-
-
-def test_two_writers_of_one_mask(place, models, zygote):
-    """CON04: one of the two masks, whole."""
-    masks = {}
-    for kind in ("mask", "probabilities"):
-        tifffile.imwrite("a.tif", IMAGE)
-        assert run(["infer", "a.tif", "-o", f"{kind}.tif", "-m", models["gray"], "--output-kind", kind, "-q"]) == 0
-        masks[kind] = (place / f"{kind}.tif").read_bytes()
-    for _ in range(3):
-        running = [
-            zygote.start(["infer", "a.tif", "-o", "m.tif", "-m", models["gray"], "--output-kind", kind], place)
-            for kind in masks
-        ]
-        assert [one.wait() for one in running] == [0, 0], text(place)
-        assert (place / "m.tif").read_bytes() in masks.values()
-    assert not [path for path in place.iterdir() if ".tmp" in path.name]
-
-
-def test_infer_while_the_model_is_replaced(place, home, models):
-    """CON05: the old or the new one, never a mixture or an error."""
-    tifffile.imwrite("a.tif", IMAGE)
-    shutil.copytree(home / "cells", place / "cells")
-    assert run(["train", "cells", "-o", "b.safetensors", *FAST, "--seed", "5", "-q"]) == 0
-    contents = [Path(name).read_bytes() for name in (models["gray"], "b.safetensors")]
-    Path("x.safetensors").write_bytes(contents[0])
-    possible = []
-    for model in (models["gray"], "b.safetensors"):
-        assert run(["infer", "a.tif", "-o", "m.tif", "-m", model, "-q"]) == 0
-        possible.append(Path("m.tif").read_bytes())
-    done = threading.Event()
-
-    def replace():
-        number = 0
-        while not done.is_set():
-            number += 1
-            Path("y.safetensors").write_bytes(contents[number % 2])
-            Path("y.safetensors").replace("x.safetensors")
-
-    writer = threading.Thread(target=replace)
-    writer.start()
-    try:
-        for _ in range(8):
-            assert run(["infer", "a.tif", "-o", "m.tif", "-m", "x.safetensors", "-q"]) == 0
-            assert Path("m.tif").read_bytes() in possible
-    finally:
-        done.set()
-        writer.join()
-
-
-@pytest.mark.parametrize("threads", [
-    {"environment": {"OMP_NUM_THREADS": "1"}},
-    pytest.param({"arguments": ["--threads", "1"]}, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_threads_are_limited(threads, place, models, zygote):
-    """CON07: eight inferences at once have no more than a few threads each."""
-    tifffile.imwrite("a.tif", np.tile(IMAGE, (3, 3)))
-    environment = threads.get("environment", {"OMP_NUM_THREADS": ""})
-    running = [
-        zygote.start(
-            ["infer", "a.tif", "-o", f"m{number}.tif", "-m", models["gray"], *threads.get("arguments", [])],
-            place,
-            environment=environment,
-        )
-        for number in range(8)
-    ]
-    most = 0
-    left = set(running)
-    while left:
-        for one in set(left):
-            with contextlib.suppress(OSError):
-                most = max(most, len(os.listdir(f"/proc/{one.pid}/task")))  # noqa: PTH208
-            code = zygote.ask({"poll": one.pid})["code"]
-            if code is not None:
-                assert code == 0, text(place)
-                left.remove(one)
-    assert most <= 4  # the main one, the one that reads ahead, and what torch keeps
-    assert len({(place / f"m{number}.tif").read_bytes() for number in range(8)}) == 1

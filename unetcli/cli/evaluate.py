@@ -1,6 +1,5 @@
 """``unet evaluate PREDICTION TRUTH``: score masks, with statistics."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,12 +163,12 @@ def evaluate(
 
 def given(prediction: Path, truth: Path, *, threads: int | None, **settings: Any) -> "Inputs":
     """Return predictions that are there already, with their truths."""
+    import cv2
+
     from unetcli.evaluation.inputs import read_inputs
+    from unetcli.images.threads import limit_threads
 
-    if threads is not None:
-        import cv2
-
-        cv2.setNumThreads(threads)
+    cv2.setNumThreads(limit_threads(threads))
     return read_inputs(prediction, truth, **settings)
 
 
@@ -206,10 +205,10 @@ def same_pages(inputs: "Inputs", others: "Inputs", compare: Path) -> None:
 
 
 def workers_for(asked: int | None) -> int:
-    """Return the number of threads that score: as many as cores unless asked."""
-    if asked is not None:
-        return max(1, asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of threads that score: as many as may compute unless asked."""
+    from unetcli.images.threads import compute_threads
+
+    return compute_threads() if asked is None else max(1, asked)
 
 
 def check_arguments(truth: Path | None, models: list[Path] | None, axes: str | None) -> None:

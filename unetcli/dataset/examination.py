@@ -1,7 +1,6 @@
 """Looking into every file of a data set once, in parallel: what each pair is, and what is wrong with it."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from unetcli.dataset.maskvalues import MaskValues, count_values
 from unetcli.dataset.pairs import Pair
 from unetcli.errors import InputError, Problems, UnetError, UsageError, warn
 from unetcli.images import Image, ImageInfo, open_image
+from unetcli.images.threads import compute_threads
 
 _PAGES_AT_ONCE = 8  # of a stack, per task: opening a file of many pages takes a while
 _AXES = "XYZ"  # of a voxel in an affine
@@ -64,10 +64,10 @@ def examine(
     ----------
     axes : of the images, in place of what the files say.
     pages : those of every stack that count; all where None.
-    workers : threads; as many as cores where None. Decoding, counting and hashing run side by side.
+    workers : threads; as many as may compute where None. Decoding, counting and hashing run side by side.
     progress : called with the number of files, and pages of long stacks, that are done and of all.
     """
-    workers = workers or _cores()
+    workers = workers or compute_threads()
     records: list[list[Record]] = []
     problems: list[UnetError] = []
     deferred: list[tuple[int, Sequence[Pair]]] = []
@@ -93,10 +93,6 @@ def examine(
         problems += errors
         advance(len(part))
     return [record for several in records for record in several], problems
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pixel_hash(pixels: NDArray[Any]) -> str:

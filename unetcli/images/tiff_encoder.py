@@ -5,7 +5,6 @@ compressed size, not the largest value. Files that ImageJ can open have strips (
 BigTIFF with tiles.
 """
 
-import os
 import struct
 import threading
 import zlib
@@ -18,6 +17,7 @@ import numpy as np
 
 from unetcli.images.info import ImageInfo, PixelSize
 from unetcli.images.palettes import Colormap
+from unetcli.images.threads import compute_threads
 from unetcli.images.tiff_descriptions import Shown, describe, imagej_ranges
 
 _CLASSIC_LIMIT = (1 << 32) - (64 << 20)
@@ -85,7 +85,7 @@ class TiffEncoder:
         file.seek(_HEADER)
 
     def _start_threads(self) -> None:
-        workers = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+        workers = min(4, compute_threads())
         self._compressors = ThreadPoolExecutor(workers, thread_name_prefix="compress")
         self._storer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._slots = threading.BoundedSemaphore(2 * workers + 2)

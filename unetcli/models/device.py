@@ -9,6 +9,7 @@ import cv2
 import torch
 
 from unetcli.errors import ResourceError, UsageError
+from unetcli.images.threads import limit_threads
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -116,10 +117,7 @@ def move_network(network: torch.nn.Module, device: Device) -> torch.nn.Module:
 
 def set_threads(threads: int | None = None) -> int:
     """Limit the compute threads, by default to the cores this process may use, and return their number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        threads = int(os.environ["OMP_NUM_THREADS"])
-    chosen = threads or cores
+    chosen = limit_threads(threads)
     torch.set_num_threads(chosen)
     cv2.setNumThreads(0)
     return chosen

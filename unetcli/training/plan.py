@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError
+from unetcli.images.threads import cores
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
 from unetcli.models import geometry_of
 from unetcli.models.device import Device, choose_device, make_deterministic, move_network
@@ -189,8 +189,8 @@ def class_weights(counts: NDArray[np.int64], rule: str, smallest_share: float) -
 
 def default_workers(device: Device) -> int:
     """Return the data loader processes to use: none where the CPU's few cores are busy computing anyway."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores - 1) if device.kind != "cpu" else (0 if cores < 4 else cores // 4)
+    number = cores()
+    return min(8, number - 1) if device.kind != "cpu" else (0 if number < 4 else number // 4)
 
 
 def _patch_size(config: TrainConfig, survey: Survey, network: nn.Module) -> int:

@@ -59,7 +59,7 @@ class RunFolder:
         try:
             holder.mkdir()  # succeeds for one process only
         except FileExistsError:
-            owner = json.loads(owner_file.read_text()) if owner_file.exists() else {}
+            owner = _owner(owner_file)
             here = owner.get("host") == socket.gethostname()
             if not owner or not here or _is_alive(int(owner["pid"])):
                 who = f"pid {owner.get('pid', '?')} on host {owner.get('host', '?')} since {owner.get('since', '?')}"
@@ -132,6 +132,15 @@ def _flat(record: EpochRecord) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """Return who holds a lock; nothing where that cannot be read, as after a crash in between."""
+    try:
+        owner: dict[str, Any] = json.loads(path.read_text())
+        return owner if isinstance(owner["pid"], int) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _is_alive(pid: int) -> bool:
