@@ -1,4 +1,4 @@
-"""Self-contained HTML from plain data: tables, plots as inline SVG, and galleries with a slider.
+"""Self-contained HTML from plain data: tables, plots as inline SVG, and pictures.
 
 Every function returns a piece of HTML in which all text is escaped; `document` puts pieces together. The file needs
 no network, no script library and no font.
@@ -42,7 +42,10 @@ svg{max-width:100%;height:auto;fill:var(--faint)}.rule{stroke:var(--rule)}.axis{
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:1.4rem}
 .stack{position:relative;background:#000;line-height:0}.stack img{width:100%;display:block;image-rendering:pixelated}
 .stack img+img{position:absolute;inset:0}
-input[type=range]{width:100%;margin:.4rem 0 0}.names{display:flex;justify-content:space-between;font-size:.85rem}
+.strip{margin-bottom:1.2rem}.strip>div{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.6rem}
+.strip img{width:100%;display:block}.strip div div{font-size:.85rem;color:var(--faint)}
+input[type=range]{width:100%;margin:.4rem 0 0}
+.names{display:flex;justify-content:space-between;font-size:.85rem;margin-bottom:.3rem}
 .names button{all:unset;cursor:pointer;color:var(--faint);padding:0 .2rem}
 .names button[aria-pressed=true]{color:var(--ink);font-weight:600}
 .names button:focus-visible{outline:2px solid var(--blue)}
@@ -72,7 +75,7 @@ class Picture:
     Parameters
     ----------
     title, caption : text.
-    layers : what each picture shows, and its pixels, uint8 (H, W) or (H, W, 3).
+    layers : what each picture shows, and its pixels, uint8 (H, W), (H, W, 3), or (H, W, 4) where one sees through.
     """
 
     title: str
@@ -181,11 +184,12 @@ def lines(
     known = [point for points in finite.values() for point in points]
     if not known:
         return f"<figure><figcaption>{_escape(title)}: no values</figcaption></figure>"
-    left, right, width, height = 52, 470, 480, 250
-    x_ticks = nice_ticks(min(x for x, _ in known), max(x for x, _ in known), smallest_step=1)
+    left, right, width, height = 60, 470, 480, 250
+    first, last = min(x for x, _ in known), max(x for x, _ in known)
     y_ticks = nice_ticks(min(y for _, y in known), max(y for _, y in known))
-    across, up = _scale(x_ticks[0], x_ticks[-1], left, right), _scale(y_ticks[0], y_ticks[-1], 205, 12)
-    shapes = [_axis(x_ticks, across, 210)]
+    across, up = _scale(first, max(last, first + 1), left, right), _scale(y_ticks[0], y_ticks[-1], 205, 12)
+    x_ticks = [tick for tick in nice_ticks(first, last, about=6, smallest_step=1) if first <= tick <= last]
+    shapes = [_axis(x_ticks, across, 210), f'<path d="M{left} 210H{right}" class="axis"/>']
     shapes.append(f'<text x="{(left + right) / 2}" y="246" text-anchor="middle">{_escape(x_label)}</text>')
     for tick in y_ticks:
         shapes.append(f'<path d="M{left} {up(tick):.1f}H{right}" class="rule"/>')
@@ -229,6 +233,20 @@ def gallery(pictures: Sequence[Picture]) -> str:
     return f'<div class="gallery">{"".join(_slider(picture) for picture in pictures)}</div>'
 
 
+def strips(pictures: Sequence[Picture]) -> str:
+    """Return pictures below each other, the layers of each side by side."""
+    return "".join(_strip(picture) for picture in pictures)
+
+
+def _strip(picture: Picture) -> str:
+    layers = "".join(
+        f'<div><img alt="{_escape(name)}" src="{data_uri(pixels)}">{_escape(name)}</div>'
+        for name, pixels in picture.layers
+    )
+    title = f"<figcaption><b>{_escape(picture.title)}</b>: {_escape(picture.caption)}</figcaption>"
+    return f'<figure class="strip">{title}<div>{layers}</div></figure>'
+
+
 def _slider(picture: Picture) -> str:
     images = "".join(f'<img alt="{_escape(name)}" src="{data_uri(pixels)}">' for name, pixels in picture.layers)
     names = "".join(f'<button type="button">{_escape(name)}</button>' for name, _ in picture.layers)
@@ -246,14 +264,14 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def nice_ticks(low: float, high: float, about: int = 4, smallest_step: float = 0.0) -> list[float]:
     """Return round numbers, evenly spaced, of which the first is at most `low` and the last at least `high`."""
     if high <= low:
-        spread = smallest_step or max(abs(low), 1) * 0.05
+        spread = smallest_step or abs(low) * 0.05 or 0.05
         low, high = low - spread, high + spread
     rough = max((high - low) / about, smallest_step)
     power = 10.0 ** math.floor(math.log10(rough))

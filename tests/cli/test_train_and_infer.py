@@ -87,7 +87,7 @@ def test_train_and_infer_without_another_word(home, place, capsys):
     kept = {"best.safetensors", "config.json", "history.csv", "history.jsonl", "report.html", "state.safetensors"}
     assert {path.name for path in (place / "unet.run").iterdir()} == kept
     page = (place / "unet.run" / "report.html").read_text(encoding="utf-8")
-    for said in ("Training of unet.safetensors", "1 epochs; best: epoch 1", "folders images/ + masks/", "<svg"):
+    for said in ("Training of unet.safetensors", "1 of 1 epochs; best: epoch 1", "folders images/ + masks/", "<svg"):
         assert said in page
     shutil.copy(place / "cells/images/c0.tif", place / "scan.tif")
     assert run(["infer", "scan.tif", "-o", "mask.tif"]) == 0

@@ -4,6 +4,7 @@ Only this wing prints and decides exit codes. torch and the other large librarie
 they need them, never for ``--help``, ``--version`` or a usage error.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -48,6 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program with these arguments and return its exit code."""
     return guarded(
         lambda: typer.main.get_command(app).main(
-            args=list(arguments) or ["--help"], prog_name="unet", standalone_mode=False
+            args=list(arguments) or ["--help"],
+            prog_name="unet",
+            standalone_mode=False,
+            obj=shlex.join(["unet", *arguments]),  # what was typed, for those who write it down
         )
     )

@@ -6,12 +6,20 @@ from collections.abc import Callable, Iterator
 
 from unetcli.cli.console import Console, one_line
 
+BAR_WIDTH = 12
+
 
 @contextlib.contextmanager
-def progress_bar(shown: Console, what: str, *, enabled: bool = True) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(
+    shown: Console, what: str, *, enabled: bool = True, timed: bool = True
+) -> Iterator[Callable[[float, str], None]]:
     """Yield a function that moves a bar to a share (0 to 1) of the work, with a word beside it.
 
     Nothing is drawn with ``--quiet`` or where stderr is no terminal: logs get plain lines from elsewhere.
+
+    Parameters
+    ----------
+    timed : whether the time left is shown; otherwise the word says it.
     """
     if not enabled or shown.quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda share, label: None
@@ -19,8 +27,11 @@ def progress_bar(shown: Console, what: str, *, enabled: bool = True) -> Iterator
     from rich.console import Console as RichConsole
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+    time = (TimeRemainingColumn(),) if timed else ()
+    word = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))  # cut where the line ends
+    columns = (BarColumn(BAR_WIDTH), TaskProgressColumn(), *time, word)
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True, expand=True) as bar:
         task = bar.add_task(what, total=1.0)
         yield lambda share, label: bar.update(task, completed=share, description=escape(one_line(label)))

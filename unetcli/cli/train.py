@@ -14,6 +14,7 @@ import typer
 
 from unetcli.cli import options
 from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds, write_line
+from unetcli.cli.following import follow
 from unetcli.cli.progress import progress_bar
 from unetcli.cli.train_options import Options, configs_of, is_first_process, resume_command, resumed, stored
 from unetcli.errors import UsageError, warn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from unetcli.training.loop import Trainer
     from unetcli.training.plan import Plan
     from unetcli.training.state import TrainingState
-    from unetcli.training.train import Event, Trained
+    from unetcli.training.train import Trained
 
 LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
 
@@ -147,6 +148,7 @@ def train(
         "train", quiet=quiet or not first, verbose=verbose, debug=debug, json_target=json_file if first else None
     ) as shown:
         given = resumed(context) if resume else dict(context.params)
+        given["commands"] = [*given.get("commands", ()), context.obj]
         page_range = options.parse_pages(given["pages"])
         if max_time is not None:
             options.parse_duration(max_time)
@@ -235,7 +237,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
         show_position(shown, trainer, config, saved)
     with stopping_on_signals() as stop:
         trainer.stop = lambda: stop.number is not None
-        result = follow(shown, run_training(config, found, decided, trainer, state), decided)
+        result = follow(shown, run_training(config, found, decided, trainer, state), decided, trainer.best)
     reached = (
         f"epoch {result.best.epoch}, Dice {result.best.dice:.4f} on validation" if result.best else "not validated"
     )
@@ -331,31 +333,6 @@ def _arguments(decided: "Plan") -> str:
         for name, value in decided.arguments.items()
         if name in ("features", "depth", "dropout") or value != usual[name]
     )
-
-
-def follow(shown: Console, events: "Iterator[Event]", decided: "Plan") -> "Trained":
-    """Show a training as it goes: a bar on a terminal, a line per epoch everywhere; return its result."""
-    from unetcli.training.records import EpochRecord, StepRecord
-    from unetcli.training.train import Trained
-
-    best = 0.0
-    with progress_bar(shown, "training") as bar:
-        for event in events:
-            if isinstance(event, StepRecord):
-                label = (
-                    f"epoch {event.epoch} step {event.step}/{event.steps} loss {event.loss:.4f} best Dice {best:.4f}"
-                )
-                bar(event.progress, label)
-            elif isinstance(event, EpochRecord):
-                best = max(best, event.dice)
-                of = f"/{decided.epochs}" if decided.epochs else ""
-                shown.say(
-                    f"epoch {event.epoch}{of}  {readable_seconds(event.seconds)}  loss {event.train_loss:.4f}  "
-                    f"validation loss {event.validation_loss:.4f}  Dice {event.dice:.4f}{' *' if event.best else ''}  "
-                    f"{event.patches_per_second:.1f} patches/s"
-                )
-    assert isinstance(event, Trained)
-    return event
 
 
 class Stop:

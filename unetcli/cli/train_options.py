@@ -53,6 +53,7 @@ def configs_of(given: Mapping[str, Any]) -> "list[TrainConfig]":
         augmentation=NO_AUGMENTATION if given["no_augment"] else augmentation,
         init=Path(given["init"]) if given["init"] else None,
         freeze=tuple(part.strip() for part in given["freeze"].split(",")) if given["freeze"] else (),
+        commands=tuple(given["commands"]),
         **{name: given[name] for name in same},
     )
     if not given["folds"]:

@@ -59,6 +59,7 @@ class TrainConfig:
     init : the model file whose weights, and whose network, the training starts from.
     freeze : parts of the network that keep their weights.
     deterministic : whether CUDA repeats itself, too.
+    commands : what was typed to begin the training, and then each time to continue it.
     """
 
     output: Path
@@ -88,6 +89,7 @@ class TrainConfig:
     init: Path | None = None
     freeze: tuple[str, ...] = ()
     deterministic: bool = False
+    commands: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, registry in (

@@ -10,7 +10,7 @@ from unetcli.images.atomic import check_writable
 from unetcli.models.modelfile import ModelDescription, load_model, save_model
 from unetcli.training.config import TrainConfig
 from unetcli.training.loop import Trainer
-from unetcli.training.page import training_page
+from unetcli.training.page import TrainingPage
 from unetcli.training.plan import Plan
 from unetcli.training.records import EpochRecord, StepRecord
 from unetcli.training.runfolder import RunFolder
@@ -118,6 +118,9 @@ def _train(
     with folder.lock():
         sha256 = _begin(folder, config, survey, decided, trainer)
         extra = Tolerated()
+        page = TrainingPage(folder, config, survey, decided, trainer)
+        with extra:
+            page.update(sha256)
         try:
             for record in trainer.run():
                 if isinstance(record, EpochRecord):
@@ -131,19 +134,23 @@ def _train(
                         save_state(folder.path, state.at(trainer))
                     with extra:
                         folder.write_history(trainer.history)
-                        folder.write_page(training_page(survey, decided, trainer.history, config.output.name))
+                        page.update(sha256)
                     warn_of_collapse(trainer.history)
                 yield record
         finally:
             if trainer.losses:  # in the middle of an epoch
                 with extra:
                     save_state(folder.path, state.at(trainer))
+            with extra:
+                page.finish(sha256)
         if trainer.best is None and not trainer.stop():
             raise DivergedError(
                 "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
             )
         if trainer.best is None:
             sha256 = save_model(config.output, trainer.average.average, describe(config, survey, decided, None))
+            with extra:
+                page.finish(sha256)
         yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stop())
         extra.check()
 

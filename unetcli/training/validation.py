@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from unetcli.dataset.labels import IGNORE
@@ -15,6 +16,8 @@ from unetcli.inference.predict import Ensemble, TileSize, predict_bands
 from unetcli.models.device import Device
 
 SMALLEST_PROBABILITY = 1e-7  # float32 probabilities of 0 would make the loss infinite
+WORST = 6  # images whose prediction is kept, to be looked at
+LARGEST_LOOK = 384  # pixels along a side of what is kept; larger images are thinned out
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,40 @@ class ImageScore:
     dice: tuple[float, ...]
     foreground: float
 
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the foreground classes that it is defined for; nan if for none."""
+        return _mean(self.dice)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The prediction for one held-out image, small enough to be kept.
+
+    Parameters
+    ----------
+    index : of the image among the held-out ones.
+    step : every `step`-th pixel of every `step`-th row is there.
+    classes : class indices, uint8 (h, w).
+    """
+
+    index: int
+    score: ImageScore
+    step: int
+    classes: NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """Scores over the held-out images; means are taken per image first, then over the classes."""
+    """Scores over the held-out images; means are taken per image first, then over the classes.
+
+    Parameters
+    ----------
+    worst : what was predicted for the few images with the lowest Dice, the lowest first.
+    """
 
     images: tuple[ImageScore, ...]
+    worst: tuple[Look, ...]
 
     @property
     def loss(self) -> float:
@@ -73,13 +104,29 @@ def validate(
 ) -> ValidationScore:
     """Return the scores of a network in evaluation mode on whole images, ignored pixels left out."""
     ensemble = Ensemble([network], device)
-    return ValidationScore(tuple(_score(ensemble, sample, task, classes, size) for sample in samples))
+    images: list[ImageScore] = []
+    worst: list[Look] = []
+    for index, sample in enumerate(samples):
+        step = max(1, -(-max(sample.labels.shape) // LARGEST_LOOK))
+        score, shown = _score(ensemble, sample, task, classes, size, step)
+        images.append(score)
+        worst = sorted([*worst, Look(index, score, step, shown)], key=_badness)[:WORST]
+    return ValidationScore(tuple(images), tuple(worst))
 
 
-def _score(ensemble: Ensemble, sample: Sample, task: str, classes: int, size: TileSize) -> ImageScore:
+def _badness(look: Look) -> tuple[bool, float]:
+    undefined = math.isnan(look.score.mean_dice)
+    return undefined, 0.0 if undefined else look.score.mean_dice
+
+
+def _score(
+    ensemble: Ensemble, sample: Sample, task: str, classes: int, size: TileSize, step: int
+) -> tuple[ImageScore, NDArray[np.uint8]]:
+    """Return the score of an image, and every `step`-th pixel of its prediction."""
     target, _ = target_of(sample.labels, task)
     confusion = np.zeros((classes, classes), dtype=np.int64)  # truth, prediction
     loss = 0.0
+    shown = np.zeros(sample.labels[::step, ::step].shape, np.uint8)
     prepare = partial(normalize, intensity=sample.intensity)
     for band in predict_bands(ensemble, sample.image, prepare, size, keep_probabilities=True):
         assert band.probabilities is not None
@@ -89,10 +136,13 @@ def _score(ensemble: Ensemble, sample: Sample, task: str, classes: int, size: Ti
             truth[known].astype(np.int64) * classes + band.classes[known], minlength=classes**2
         ).reshape(classes, classes)
         chosen = np.take_along_axis(band.probabilities, np.maximum(truth, 0)[None], axis=0)[0][known]
+        rows = band.classes[-band.top % step :: step, ::step]
+        first = -(-band.top // step)
+        shown[first : first + len(rows)] = rows
         loss -= float(np.log(np.maximum(chosen, SMALLEST_PROBABILITY), dtype=np.float64).sum())
     pixels = int(confusion.sum())
     if not pixels:
-        return ImageScore(sample.name, math.nan, (math.nan,) * (classes - 1), math.nan)
+        return ImageScore(sample.name, math.nan, (math.nan,) * (classes - 1), math.nan), shown
     both = confusion.sum(axis=0) + confusion.sum(axis=1)
     dice = tuple(float(2 * confusion[k, k] / both[k]) if both[k] else math.nan for k in range(1, classes))
-    return ImageScore(sample.name, loss / pixels, dice, float(confusion[:, 1:].sum() / pixels))
+    return ImageScore(sample.name, loss / pixels, dice, float(confusion[:, 1:].sum() / pixels)), shown
