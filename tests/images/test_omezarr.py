@@ -369,8 +369,12 @@ def test_a_part_is_continued_only_for_the_same_key(tmp_path):
 def test_each_process_owns_whole_chunks(tmp_path):
     """CON06: processes that write neighboring rows at once write different files, so nothing is lost."""
     like = scan_info(height=640, width=1100)
-    with ImageWriter(tmp_path / "m.zarr", like=like, dtype=np.uint8, store=Store(rows=64)) as writer:
-        level = writer.level
+    target = tmp_path / "m.zarr"
+    with (
+        atomic_folder(target) as part,
+        ImageWriter(target, like=like, dtype=np.uint8, store=Store(rows=64, folder=part)) as writer,
+    ):
+        level = writer.shared
         code = """
 import pickle, sys
 import numpy as np

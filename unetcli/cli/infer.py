@@ -1,6 +1,7 @@
 """``unet infer IMAGE... -o OUT``: segment images of any size."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,13 +9,13 @@ import typer
 
 from unetcli.cli import options
 from unetcli.cli.console import Console, as_unet_error, console, one_line
-from unetcli.cli.jobs import STREAM, Job, check_streams, find_inputs, group_channels, plan_outputs
+from unetcli.cli.jobs import STREAM, Job, check_cluster, check_streams, find_inputs, group_channels, plan_outputs
 from unetcli.cli.progress import progress_bar
 from unetcli.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from unetcli.images import ImageInfo
-    from unetcli.inference.infer import Destinations, InferConfig, Segmenter
+    from unetcli.inference.infer import Cluster, Destinations, InferConfig, Segmenter
 
 DEFAULT_MODEL = "unet.safetensors"
 
@@ -47,6 +48,9 @@ def infer(
     min_size: Annotated[int, typer.Option("--min-size", min=0, help="Leave out objects of fewer pixels.")] = 0,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes in objects.")] = False,
     ngff: Annotated[str, typer.Option("--ngff", help="Version of OME-Zarr to write: 0.4 or 0.5.")] = "0.4",
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="A dask scheduler's HOST:PORT, or local for processes here.")
+    ] = None,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave outputs that exist.")] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -69,6 +73,7 @@ def infer(
         sizes = {name: _auto_or_number(name, text) for name, text in (("tile", tile), ("batch", batch))}
         model_paths = models or [Path(DEFAULT_MODEL)]
         check_streams(images, output, json_file)
+        check_cluster(cluster, images)
         inputs = find_inputs(images)
         cases = group_channels(inputs, model_paths)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
@@ -94,9 +99,16 @@ def infer(
         )
         set_threads(threads)
         chosen = choose_device(device, precision)
-        segmenter = Segmenter(model_paths, chosen)
         shown.say(f"device: {chosen.name} ({chosen.reason})")
-        done, failures = segment_all(shown, segmenter, jobs, config, dry_run=dry_run)
+        segmenter = Segmenter(model_paths, chosen)
+        with ExitStack() as stack:
+            processes = None
+            if cluster is not None and not dry_run:
+                from unetcli.inference.cluster import open_cluster
+
+                processes = stack.enter_context(open_cluster(cluster, device=device, threads=threads))
+                shown.say(f"cluster: {processes.workers} workers at {cluster}")
+            done, failures = segment_all(shown, segmenter, jobs, config, processes, dry_run=dry_run)
         shown.write_json(
             {
                 "model": [str(path) for path in model_paths],
@@ -120,6 +132,7 @@ def segment_all(
     segmenter: "Segmenter",
     jobs: list[Job],
     config: "InferConfig",
+    cluster: "Cluster | None",
     *,
     dry_run: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -140,7 +153,7 @@ def segment_all(
                     done.append(inspected(segmenter.inspect(sources, config), destinations))
                     say_done(shown, done[-1])
                     continue
-                for event in segmenter.segment(sources, destinations, config, size):
+                for event in segmenter.segment(sources, destinations, config, size, cluster):
                     if isinstance(event, Segmented):
                         done.append(asdict(event))
                     else:

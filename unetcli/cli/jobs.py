@@ -1,6 +1,7 @@
 """What ``unet infer`` reads and where it writes: decided, and checked, before any work."""
 
 import glob
+import importlib.util
 import os
 import re
 import sys
@@ -40,6 +41,21 @@ def check_streams(images: list[str], output: str, json_file: str | None) -> None
             raise OutputError("stdout is closed", hint="name a file with -o")
         if sys.stdout.isatty():
             raise UsageError("refusing to write binary data to a terminal", hint="unet infer scan.tif -o - > mask.tif")
+
+
+def check_cluster(address: str | None, images: list[str]) -> None:
+    """Raise where a cluster cannot take part.
+
+    Raises
+    ------
+    UsageError : its package is absent, or it would have to read a pipe.
+    """
+    if address is None:
+        return
+    if STREAM in images:
+        raise UsageError("--cluster reads files, not stdin", hint="save the image where all workers see it")
+    if importlib.util.find_spec("distributed") is None:
+        raise UsageError("--cluster needs dask", hint="pip install 'unetcli[cluster]'")
 
 
 def find_inputs(images: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ def atomic_folder(target: Path, *, key: str | None = None, needed: int | None = 
     check_target(target)
     try:
         part, lock = _claim(target)
-        if key is None or read_key(target, part) != key:
+        if key is None or read_key(part) != key:
             _empty(part)
         if key is not None:
             (part / KEY).mkdir(exist_ok=True)
@@ -56,10 +56,10 @@ def atomic_folder(target: Path, *, key: str | None = None, needed: int | None = 
         os.close(lock)
 
 
-def read_key(target: Path, part: Path | None = None) -> str | None:
-    """Return the key of what an interrupted run left of a target; None where it left nothing."""
+def read_key(part: Path) -> str | None:
+    """Return the key of what an interrupted run left; None where it left nothing."""
     try:
-        return ((part or part_of(target)) / KEY / "key").read_text(encoding="utf-8")
+        return (part / KEY / "key").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
 

@@ -25,12 +25,13 @@ class Store:
     ----------
     version : of NGFF: "0.4" or "0.5".
     rows : of a chunk, so that several processes may each own whole chunks.
-    key : what a part that stays after an error belongs to, see `atomic_folder`; None where it does not stay.
+    folder : where to write, which the caller puts in its place, so that other processes may write there too; None
+        is a folder of the writer's own.
     """
 
     version: str = "0.4"
     rows: int = CHUNK
-    key: str | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

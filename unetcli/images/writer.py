@@ -97,8 +97,9 @@ class ImageWriter:
         if self._target is None:
             self._file = self._stack.enter_context(scratch_file())
         elif is_omezarr(self._target):
-            folder = atomic_folder(self._target, key=self._store.key, needed=self._needed)
-            temporary = self._stack.enter_context(folder)
+            temporary = self._store.folder or self._stack.enter_context(
+                atomic_folder(self._target, needed=self._needed)
+            )
         else:
             temporary = self._stack.enter_context(atomic_path(self._target, needed=self._needed))
             self._file = self._stack.enter_context(temporary.open("r+b"))
@@ -134,13 +135,13 @@ class ImageWriter:
         )
 
     @property
-    def level(self) -> Level | None:
+    def shared(self) -> Level | None:
         """The array that other processes may write to, in place of `write_rows`; None where there is none."""
-        return self._encoder.full if isinstance(self._encoder, OmeZarrEncoder) else None
+        return self._encoder.full if isinstance(self._encoder, OmeZarrEncoder) and self._store.folder else None
 
     def skip_rows(self, count: int) -> None:
-        """Take rows as written that another process has put into `level`."""
-        assert self.level is not None
+        """Take rows as written that another process has put into `shared`."""
+        assert self.shared is not None
         self._rows_left -= count
 
     def write_rows(self, rows: np.ndarray) -> None:

@@ -2,26 +2,27 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from torch import nn
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, UsageError, warn
-from unetcli.images import ImageInfo, normalize
+from unetcli.geometry import Geometry
+from unetcli.images import ImageInfo, IntensityRange, normalize
 from unetcli.images.atomic import scratch_file
 from unetcli.images.normalization import rule
 from unetcli.images.omezarr_encoder import Store
 from unetcli.images.omezarr_metadata import ZARR_FORMATS
 from unetcli.inference.instances import FileRows, ObjectFinder, Rows
-from unetcli.inference.outputs import PageResult, open_outputs
-from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize, predict_bands
-from unetcli.inference.scan import open_scan
+from unetcli.inference.outputs import Output, PageResult, open_outputs
+from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Band, Ensemble, TileSize, predict_bands
+from unetcli.inference.scan import Scan, open_scan
 from unetcli.inference.tilesize import choose_tile
 from unetcli.models.device import Device
 from unetcli.models.fusion import ready
@@ -93,6 +94,38 @@ class Destinations:
         return self.images + [path for path in (self.overlay, self.objects) if path is not None]
 
 
+class Spread(Protocol):
+    """An image that other processes predict.
+
+    Parameters
+    ----------
+    store : how the main output is stored, if it is an OME-Zarr.
+    """
+
+    store: Store
+
+    def begin(self, outputs: Sequence[Output]) -> None:
+        """Take note of who writes what, before the first band."""
+
+    def bands(self) -> Iterator[Band]:
+        """Yield the bands of the next page, from top to bottom."""
+
+
+class Cluster(Protocol):
+    """Processes that predict an image together."""
+
+    def spread(
+        self,
+        segmenter: "Segmenter",
+        image: Scan,
+        intensity: IntensityRange,
+        destinations: Destinations,
+        config: InferConfig,
+        size: TileSize,
+    ) -> AbstractContextManager[Spread]:
+        """Return an image that is being predicted."""
+
+
 @dataclass(frozen=True)
 class PageDone:
     """Progress: rows of a page that are done, over all pages of the input."""
@@ -140,6 +173,7 @@ class Segmenter:
 
     def __init__(self, models: Sequence[Path], device: Device) -> None:
         loaded = [(path, *load_model(path)) for path in models]
+        self.files = [(path, sha256) for path, _, _, sha256 in loaded]
         self.device = device
         self.networks: list[nn.Module] = [ready(network, device) for _, network, _, _ in loaded]
         self.description: ModelDescription = loaded[0][2]
@@ -159,14 +193,30 @@ class Segmenter:
         largest = max(self.networks, key=lambda network: sum(p.numel() for p in network.parameters()))
         return choose_tile(largest, self.description.channels, self.device, tile=config.tile, batch=config.batch)
 
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry that decides where tiles may start."""
+        return self.ensemble(InferConfig()).geometry
+
+    def ensemble(self, config: InferConfig) -> Ensemble:
+        """Return the networks, and how to feed them."""
+        turns = EIGHT_TURNS if config.turns else UNTURNED
+        return Ensemble(self.networks, self.device, turns, config.threshold)
+
     def segment(
-        self, sources: Sequence[Path | BinaryIO], destinations: Destinations, config: InferConfig, size: TileSize
+        self,
+        sources: Sequence[Path | BinaryIO],
+        destinations: Destinations,
+        config: InferConfig,
+        size: TileSize,
+        cluster: Cluster | None = None,
     ) -> Iterator[PageDone | Segmented]:
         """Segment one image, yielding progress and, at the end, what became of it.
 
         Parameters
         ----------
         sources : the file of the image, or one for each channel.
+        cluster : the processes that predict; None is this one.
 
         Raises
         ------
@@ -174,10 +224,16 @@ class Segmenter:
         OutputError : a result cannot be written; none is left half-written.
         """
         began = time.monotonic()
-        ensemble = Ensemble(self.networks, self.device, EIGHT_TURNS if config.turns else UNTURNED, config.threshold)
+        ensemble = self.ensemble(config)
         with ExitStack() as stack:
             image = stack.enter_context(open_scan(sources, axes=config.axes, pages=config.pages))
             self.check(image.info)
+            intensity = image.intensity()
+            prepare = partial(normalize, intensity=intensity)
+            store, spread = Store(config.ngff), None
+            if cluster is not None:
+                spread = stack.enter_context(cluster.spread(self, image, intensity, destinations, config, size))
+                store = spread.store
             scratch = stack.enter_context(scratch_file(destinations.folder))
             outputs = stack.enter_context(
                 open_outputs(
@@ -186,10 +242,11 @@ class Segmenter:
                     self.coding,
                     self.description.classes,
                     config.output_kind,
-                    Store(config.ngff),
+                    store,
                 )
             )
-            prepare = partial(normalize, intensity=image.intensity())
+            if spread is not None:
+                spread.begin(outputs)
             foreground, objects = 0, 0
             keep_probabilities = any(output.wants_probabilities for output in outputs)
             wants_objects = any(output.wants_objects for output in outputs)
@@ -201,7 +258,12 @@ class Segmenter:
                 if wants_objects:
                     rows = FileRows(scratch, shape, page if keep_objects else 0, image.info.path)
                     finder = self.object_finder(rows, config)
-                for band in predict_bands(ensemble, pixels, prepare, size, keep_probabilities=keep_probabilities):
+                bands = (
+                    predict_bands(ensemble, pixels, prepare, size, keep_probabilities=keep_probabilities)
+                    if spread is None
+                    else spread.bands()
+                )
+                for band in bands:
                     foreground += int(np.count_nonzero(band.classes))
                     for output in outputs:
                         output.write_band(band)

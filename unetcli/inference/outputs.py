@@ -149,14 +149,14 @@ def open_outputs(
     ----------
     destinations : an `unetcli.inference.infer.Destinations`.
     kind : of the main output; "mask" is what the training masks were.
-    store : how an OME-Zarr is stored.
+    store : how an OME-Zarr is stored; its folder is for the main output.
     """
     outputs: list[Output] = []
     if kind == "mask":
         kind = "instances" if coding.task == "instances" else "mask"
     with ExitStack() as stack:
 
-        def probabilities(target: Path | BinaryIO) -> RowsOutput:
+        def probabilities(target: Path | BinaryIO, store: Store) -> RowsOutput:
             writer = ImageWriter(
                 target, like=info, dtype=np.float32, channels=classes, kind="probabilities", store=store
             )
@@ -167,7 +167,7 @@ def open_outputs(
         if instances is not None:
             outputs.append(instances)
         elif kind == "probabilities":
-            outputs.append(probabilities(destinations.main))
+            outputs.append(probabilities(destinations.main, store))
         else:
             coded = kind == "mask"
             dtype, colormap = (coding.dtype(), coding.colormap) if coded else (np.dtype(np.uint8), None)
@@ -176,7 +176,7 @@ def open_outputs(
             encode = coding.encode if coded else np.asarray
             outputs.append(RowsOutput(writer, lambda band: encode(band.classes), wants_probabilities=False))
         if destinations.probabilities is not None:
-            outputs.append(probabilities(destinations.probabilities))
+            outputs.append(probabilities(destinations.probabilities, replace(store, folder=None)))
         if destinations.overlay is not None:
             outputs.append(OverlayOutput(destinations.overlay, info))
         if destinations.objects is not None:
