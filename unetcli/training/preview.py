@@ -135,7 +135,8 @@ def _enlarged(picture: Pixels) -> Pixels:
 
 
 def _outlined(image: NDArray[np.float32], labels: NDArray[np.int32]) -> Pixels:
-    picture = draw_overlay(image, np.maximum(labels, 0))
+    ids = np.pad(np.maximum(labels, 0), ((1, 1), (0, 0)), mode="edge")  # no outlines along the sides of a patch
+    picture = draw_overlay(image, ids)
     ignored = labels == IGNORE
     picture[ignored] = picture[ignored] // 2 + np.array(IGNORED_COLOR, np.uint8) // 2
     return picture
