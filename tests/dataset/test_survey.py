@@ -328,6 +328,8 @@ def test_the_survey_is_plain_data(folder: Path) -> None:
     assert [(entry["name"], entry["value"]) for entry in data["classes"]] == [("background", 0), ("foreground", 255)]
     assert set(data["images"]) == {f"n{number}" for number in NUMBERS}
     assert data["problems"] == []
+    assert (data["sizes"], data["pixels"]) == ({f"{SHAPE[1]}x{SHAPE[0]}": 4}, {"8-bit uint8": 4})
+    assert data["objects"] == {f"n{number}": number + 2 for number in NUMBERS}
 
 
 def test_development_data_is_surveyed(development_data: Path) -> None:

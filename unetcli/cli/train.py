@@ -302,6 +302,8 @@ def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
 
 def show_plan(shown: Console, decided: "Plan") -> None:
     """Say what will be done and how long it will take."""
+    from unetcli.images import readable_size
+
     split = decided.split
     epochs = f"{decided.epochs} epochs" if decided.epochs else "as many epochs as fit"
     limit = f"at most {readable_seconds(decided.max_seconds)}" if decided.max_seconds else "no time limit"
@@ -318,7 +320,9 @@ def show_plan(shown: Console, decided: "Plan") -> None:
         ],
     )
     seconds = decided.estimate_seconds
-    shown.say(f"this will take about {readable_seconds(seconds)}")
+    shown.say(
+        f"this will take about {readable_seconds(seconds)} and {readable_size(decided.estimate_memory)} of memory"
+    )
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
         shown.say("hint: --features 24 --max-time 20m is far quicker on a CPU")
 

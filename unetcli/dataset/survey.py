@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,6 +185,9 @@ class Survey:
             "layout": self.layout,
             "rule": self.rule,
             "pairs": len(self.records),
+            "sizes": _counted(f"{width}x{height}" for height, width, _ in self.shapes),
+            "pixels": _counted(_depth(record) for record in self.records),
+            "pixel_size": self.pixel_size,
             "axes": self.axes if self.records else None,
             "channels": self.channels if self.records else None,
             "coding": coding.to_json() if coding else None,
@@ -194,6 +197,7 @@ class Survey:
             ]
             if coding
             else [],
+            "objects": dict(zip((r.pair.name for r in self.records), self.objects, strict=True)) if coding else {},
             "fingerprint": self.fingerprint,
             "images": {r.pair.name: [r.image_hash[:_HASH_DIGITS], r.mask_hash[:_HASH_DIGITS]] for r in self.records},
             "left_out": [{"path": str(item.path), "reason": item.reason} for item in self.pairing.left_out],
@@ -265,11 +269,20 @@ def _mixed_channels(records: Sequence[Record]) -> list[UnetError]:
     ]
 
 
+def _depth(record: Record) -> str:
+    return f"{record.info.bits}-bit {record.info.dtype.name}"
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    """Return how many images have each value, the most frequent first."""
+    return dict(Counter(values).most_common())
+
+
 def _depth_note(records: Sequence[Record]) -> list[str]:
-    depths = Counter(f"{record.info.bits}-bit {record.info.dtype.name}" for record in records)
+    depths = _counted(_depth(record) for record in records)
     if len(depths) < 2:
         return []
-    shown = ", ".join(f"{depth} ({count})" for depth, count in depths.most_common())
+    shown = ", ".join(f"{depth} ({count})" for depth, count in depths.items())
     return [f"images of several bit depths, {shown}: each file is scaled by itself"]
 
 
