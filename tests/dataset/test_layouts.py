@@ -111,6 +111,8 @@ def test_nnunet_that_lacks_a_channel_or_has_a_broken_description(tmp_path: Path)
         '{"labels": {"a": "b"}}',
         '{"dataset": {"x": 3}}',
         '{"dataset": {"x": {"images": ["n"], "label": "l"}}}',
+        '{"dataset": {"x": {"images": [], "label": "labelsTr/case_000.png"}}}',  # found by tests/faults/fuzz.py (1538)
+        json.dumps({"dataset": {"x": {"images": ["n" * 5000], "label": "\0"}}}),
     ):
         (tmp_path / "dataset.json").write_text(text)
         with pytest.raises(InputError) as error:

@@ -158,6 +158,30 @@ def test_dicom_that_cannot_be_used(tmp_path):
         open_image(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"RescaleSlope": [1, 2]}, "damaged DICOM header"),  # found by tests/faults/fuzz.py (1182)
+        ({"PixelSpacing": [0.8]}, "damaged DICOM header"),
+        ({"ImageOrientationPatient": [1, 0, 0]}, "damaged DICOM header"),
+        ({"BitsAllocated": 4000}, "damaged DICOM header"),
+        ({"NumberOfFrames": -2}, "damaged DICOM header|no pixels"),
+        ({"Rows": 0}, "no pixels"),
+        ({"SamplesPerPixel": 3, "PlanarConfiguration": 0, "Rows": 3}, r"slices of the shape \(3, 12, 3\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_dicom_headers_that_are_damaged(tmp_path, tags, words):
+    dicom(tmp_path / "a.dcm", np.zeros((9, 12), np.uint16))
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.save_as(tmp_path / "b.dcm")
+    with pytest.raises(InputError, match=words) as caught, open_image(tmp_path / "b.dcm") as image:
+        image.page(0)[:]
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize(("package", "name"), [("nibabel", "a.nii"), ("pydicom", "a.dcm")])
 def test_hint_where_the_extra_is_absent(tmp_path, package, name):
     volume(tmp_path / "a.nii")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from os.path import isfile  # False for names that no file can have, where Path.is_file raises
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,13 @@ def _explicit(dataset: Any, home: Path) -> Group:
             path=home / "dataset.json",
             hint="remove 'dataset' to have the files paired by name",
         ) from error
-    absent = [path for entry in (*images, *masks) for path in entry.files if not path.is_file()]
+    if without := [entry.name for entry in images if not entry.files]:
+        raise InputError(
+            f"its 'dataset' lists no image for {len(without)} cases, such as {without[0]}",
+            path=home / "dataset.json",
+            hint="name the images of every case, or remove 'dataset' to have the files paired by name",
+        )
+    absent = [path for entry in (*images, *masks) for path in entry.files if not isfile(path)]  # noqa: PTH113
     if absent:
         raise InputError(
             f"lists {len(absent)} files that do not exist, such as {absent[0]}",

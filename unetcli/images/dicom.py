@@ -33,12 +33,25 @@ class DicomImage:
 
     def __init__(self, slices: Sequence[tuple[InputFile | Path, Any]], path: Path, axes: str | None) -> None:
         self._path = path
+        self._decoded: tuple[int, np.ndarray] | None = None
+        try:
+            self._understand(slices, axes)
+        except UnetError:
+            raise
+        except Exception as error:  # pydicom returns what stands there: several values for one, text for numbers
+            raise InputError(
+                f"has a damaged DICOM header ({error})", path=path, hint="copy the file again from its source"
+            ) from error
+
+    def _understand(self, slices: Sequence[tuple[InputFile | Path, Any]], axes: str | None) -> None:
+        path = self._path
         order = _sorted_slices([header for _, header in slices], path)
         self._slices = [slices[i] for i in order]
         first = self._slices[0][1]
         _check_alike([header for _, header in self._slices], path)
         self._frames = int(getattr(first, "NumberOfFrames", 1) or 1)
-        self._decoded: tuple[int, np.ndarray] | None = None
+        if self._frames < 1:
+            raise ValueError(f"{self._frames} frames")
         self._photometric = str(first.PhotometricInterpretation)
         if self._photometric not in _COLORS + _GRAY:
             raise InputError(f"has {self._photometric} colors", path=path, hint="convert to RGB and save again")
@@ -111,6 +124,12 @@ class DicomImage:
             raise InputError(
                 f"cannot be decoded: {reason}", path=self._path, hint="save it uncompressed, or copy it again"
             ) from error
+        if pixels.shape != info.shape:
+            raise InputError(
+                f"has slices of the shape {pixels.shape}, its header says {info.shape}",
+                path=self._path,
+                hint="copy the file again from its source",
+            )
         self._decoded = (index, pixels)
         return pixels
 
