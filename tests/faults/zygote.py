@@ -74,7 +74,7 @@ class Zygote:
         return json.loads(self.process.stdout.readline())
 
     def start(self, arguments, place, *, streams=(os.devnull, "out", "err"), environment=None, umask=0o022,
-              limits=None, nobody=False, remove=False, encoding="utf-8") -> Running:  # fmt: skip
+              limits=None, nobody=False, remove=False, encoding="utf-8", slow=0.0) -> Running:  # fmt: skip
         """Start a run in the folder `place`; a stream is a path, or None where it is closed.
 
         Parameters
@@ -82,6 +82,7 @@ class Zygote:
         limits : {"RLIMIT_FSIZE": bytes}.
         nobody : run without the rights of root.
         remove : remove the working folder before the run.
+        slow : seconds to wait before every write of rows and every flush to the disk.
         """
         request = {
             "arguments": [str(argument) for argument in arguments],
@@ -92,6 +93,7 @@ class Zygote:
             "limits": limits or {},
             "remove": remove,
             "encoding": encoding,
+            "slow": slow,
             "nobody": nobody and os.geteuid() == 0,
         }
         return Running(self, self.ask(request)["pid"])
@@ -141,6 +143,7 @@ def leave(code: int) -> None:
 def become(request: dict) -> None:
     """Turn this fork into the process that was asked for."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has its own handler
     os.chdir(request["place"])
     os.umask(request["umask"])
     os.environ.clear()
@@ -154,10 +157,27 @@ def become(request: dict) -> None:
     for name, value in request["limits"].items():
         kind = getattr(resource, name)
         resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+    if request["slow"]:
+        slow_down(request["slow"])
     if request["nobody"]:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
+
+
+def slow_down(seconds: float) -> None:
+    from unetcli.images import atomic
+    from unetcli.images.writer import ImageWriter
+
+    def slowly(call):
+        def waiting(*arguments, **options):
+            time.sleep(seconds)
+            return call(*arguments, **options)
+
+        return waiting
+
+    ImageWriter.write_rows = slowly(ImageWriter.write_rows)
+    atomic._synchronize = slowly(atomic._synchronize)
 
 
 def stream_of(number: int, path: str | None, encoding: str):
