@@ -208,6 +208,20 @@ def test_dry_runs_write_nothing(home, place, capsys):
     assert list(place.iterdir()) == []
 
 
+def test_a_dry_run_ends_as_the_training_would(home, place, capsys):
+    """Also where only the output is wrong, and after everything was told."""
+    (place / "old.safetensors").write_bytes(b"here")
+    for output, code, said in (("old.safetensors", 5, "exists already"), ("new.tif", 2, "no .safetensors file")):
+        for more in ([], ["--dry-run"]):
+            assert run(["train", str(home / "cells"), "-o", output, *SMALL, *more]) == code
+            assert said in (error := capsys.readouterr().err)
+        assert "this will take about" in error
+    assert run(["train", str(home / "cells"), "-o", "old.safetensors", *SMALL, "--dry-run", "--overwrite", "-q"]) == 0
+    assert run(["train", str(home / "cells"), "-o", "absent/new.safetensors", *SMALL, "--dry-run", "-q"]) == 0
+    assert [path.name for path in place.iterdir()] == ["old.safetensors"]
+    assert (place / "old.safetensors").read_bytes() == b"here"
+
+
 def test_train_document(home, place, capsys):
     assert run(["train", str(home / "cells"), *SMALL, "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -213,6 +213,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     from unetcli.training.plan import plan
     from unetcli.training.preview import preview, write_picture
     from unetcli.training.state import begin, load_state, restore
+    from unetcli.training.train import check_outputs
     from unetcli.training.train import train as run_training
 
     saved = load_state(config.run_folder) if config.resume else None
@@ -231,6 +232,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
         write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
         shown.say(f"drew {given['preview']}")
     if given["dry_run"]:
+        check_outputs(config, dry_run=True)  # last, so that everything else is seen
         shown.write_json(dry_run_document(found, decided))
         return None
     if saved is not None:

@@ -41,8 +41,12 @@ class Trained:
 Event = StepRecord | EpochRecord | Trained
 
 
-def check_outputs(config: TrainConfig) -> None:
-    """Raise unless the model and its run folder can be written, and replace nothing unasked.
+def check_outputs(config: TrainConfig, *, dry_run: bool = False) -> None:
+    """Raise unless the model and its run folder can be written, and replace nothing unasked; makes the folder.
+
+    Parameters
+    ----------
+    dry_run : whether to leave a folder that is absent.
 
     Raises
     ------
@@ -72,7 +76,8 @@ def check_outputs(config: TrainConfig) -> None:
             path=config.output,
             hint="--overwrite begins anew, --init starts from its weights, -o names another",
         )
-    check_writable(config.output)
+    if config.output.parent.is_dir() or not dry_run:
+        check_writable(config.output)
 
 
 def train(
