@@ -322,6 +322,12 @@ def test_rows_say_what_was_understood(tmp_path: Path) -> None:
     assert rows["pairs"] == "4 pages of 1 files"
 
 
+def test_what_is_odd_about_any_file_is_told_with_its_name(folder: Path) -> None:
+    tifffile.imwrite(folder / "images/n2.tif", 255 - image(2), photometric="miniswhite")
+    (note,) = [note for note in surveyed(folder).notes if "inverted" in note]
+    assert note.startswith("n2.tif: ")
+
+
 def test_the_survey_is_plain_data(folder: Path) -> None:
     data = json.loads(json.dumps(surveyed(folder).as_json()))
     assert data["pairs"] == 4

@@ -163,7 +163,7 @@ class Survey:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told about how the data set was understood."""
-        told = [f"{record.info.path.name}: {note}" for record in self.records[:1] for note in record.info.notes]
+        told = _file_notes(self.records)
         told += _depth_note(self.records)
         told += _left_out_note(self.pairing)
         coding = self.detected
@@ -267,6 +267,15 @@ def _mixed_channels(records: Sequence[Record]) -> list[UnetError]:
             hint="convert all images to one number of channels, or train on one kind at a time",
         )
     ]
+
+
+def _file_notes(records: Sequence[Record]) -> list[str]:
+    """Return what was told of files, such as that they are inverted, and of which."""
+    names: dict[str, dict[str, None]] = {}  # in order, each once
+    for record in records:
+        for note in record.info.notes:
+            names.setdefault(note, {})[record.info.path.name] = None
+    return [f"{_some(list(files))}: {note}" for note, files in names.items()]
 
 
 def _depth(record: Record) -> str:
