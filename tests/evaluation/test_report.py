@@ -1,12 +1,11 @@
 """The HTML report: as text, and in a real browser where there is one."""
 
-import html.parser
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from html_pages import BROWSER, CHROMIUM, Structure
 from PIL import Image
 
 from unetcli import report
@@ -15,28 +14,6 @@ from unetcli.evaluation.outputs import GALLERY_SIZE, WORST_FIRST, sort_pages, sp
 from unetcli.evaluation.overlays import draw_errors, draw_labels, outlines
 
 EVIL = "<script>alert(1)</script>&'\""
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Structure(html.parser.HTMLParser):
-    """Checks that tags are closed in order, and collects scripts and addresses."""
-
-    void = ("meta", "img", "input", "br", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.addresses, self.scripts = [], [], 0
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.scripts += tag == "script"
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def picture(title=EVIL):
@@ -53,6 +30,8 @@ def test_everything_is_escaped_and_closed():
         report.matrix([EVIL, "b"], np.array([[3, 1], [0, 0]])),
         report.key({EVIL: "#fff"}),
         report.gallery([picture()]),
+        report.strips([picture()]),
+        report.command(EVIL),
     ]
     text = report.document(EVIL, EVIL, parts)
     found = Structure(text)
@@ -74,7 +53,29 @@ def test_plots_of_nothing_say_so():
     assert "no values" in report.lines("loss", {"train": []}, "epoch")
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.97), (-3, 1200), (5, 5), (0, 1e-7)])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 12, 500])
+def test_curves_hold_every_epoch_and_ticks_are_whole(epochs):
+    points = [(epoch, 1 / epoch) for epoch in range(1, epochs + 1)]
+    text = report.lines("loss", {"a": points, "b": points[:1]}, "epoch", mark=epochs)
+    curves = [line.split() for line in re.findall('<polyline points="(.*?)"', text)]
+    assert [len(curve) for curve in curves] == [epochs, 1]
+    places = [float(place.split(",")[0]) for place in curves[0]]
+    assert places == sorted(places)
+    assert text.count("<circle") == 2  # the last point of each, so that a single one is seen
+    ticks = [float(tick) for tick in re.findall(r'y="226" text-anchor="middle">(.*?)<', text)]
+    assert ticks
+    assert all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
+    assert f'd="M{places[-1]:.1f} 12V210"' in text  # the mark
+
+
+def test_curves_of_many_classes_are_told_apart():
+    text = report.lines("Dice", {f"class {n}": [(1, n), (2, n)] for n in range(18)}, "epoch")
+    styles = re.findall('<polyline points=".*?" style="(.*?)"', text)
+    assert len(set(styles)) == 18
+    assert text.count("<i style") == 18
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.97), (-3, 1200), (5, 5), (0, 0), (7e-9, 7e-9), (0, 1e-7)])
 def test_ticks_enclose_the_data_and_are_round(low, high):
     ticks = report.nice_ticks(low, high)
     assert ticks[0] <= low
@@ -167,7 +168,7 @@ def test_a_browser_shows_it_and_the_slider_fades(made, tmp_path):
     </script></body>"""
     copy = tmp_path / "probe.html"
     copy.write_text(made.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    browser = [*BROWSER, f"--user-data-dir={tmp_path / 'profile'}"]
     command = [*browser, "--virtual-time-budget=3000", "--dump-dom", copy.as_uri()]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     start, middle, end, loaded, plots = re.search("<title>(.*?)</title>", page)[1].split("|")

@@ -13,9 +13,12 @@ from unetcli.images import normalize
 from unetcli.training.validation import LARGEST_LOOK, Look
 
 TRUTH, PREDICTION, BOTH = (86, 180, 233), (230, 159, 0), (255, 255, 255)
-IGNORED = (110, 125, 140, 150)  # with its opacity
+IGNORED, IGNORED_OPACITY = (110, 125, 140), 150
 GAMMA = 0.7  # lifts the dark parts
-COLORS = {"truth": "#56b4e9", "prediction": "#e69f00", "both": "#ffffff", "ignored": "#6e7d8c"}
+COLORS = {
+    name: "#" + bytes(color).hex()
+    for name, color in (("truth", TRUTH), ("prediction", PREDICTION), ("both", BOTH), ("ignored", IGNORED))
+}
 
 Pixels = NDArray[np.uint8]
 Label = TypeVar("Label", np.int32, np.uint8)
@@ -27,7 +30,7 @@ def picture_of(look: Look, sample: Sample) -> report.Picture:
     labels = _enlarged(sample.labels[:: look.step, :: look.step], enlarged)
     there, found = _outlines(np.maximum(labels, 0)), _outlines(_enlarged(look.classes, enlarged))
     truth, prediction = (np.zeros((*labels.shape, 4), np.uint8) for _ in range(2))
-    truth[labels == IGNORE] = IGNORED
+    truth[labels == IGNORE] = (*IGNORED, IGNORED_OPACITY)
     truth[there] = (*TRUTH, 255)
     prediction[found] = (*PREDICTION, 255)
     prediction[found & there] = (*BOTH, 255)
