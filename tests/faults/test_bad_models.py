@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 from faults.conftest import discs
-from faults.harness import Case, perform
+from faults.harness import FAST, Case, perform
 from safetensors.torch import load, save
 
 from unetcli.cli import run
@@ -99,7 +99,7 @@ BAD = {
 
 
 ROWS = [(name, "infer") for name in BAD] + [
-    (f"CK{row}", "evaluate") for row in ("01-text", "03", "04-pickle", "04-torch")
+    (f"CK{row}", command) for row in ("01-text", "03", "04-pickle", "04-torch") for command in ("evaluate", "init")
 ]
 
 
@@ -111,6 +111,7 @@ def test_refused(name, command, place, home, models, capsys):
     arguments = {
         "infer": ["infer", str(home / "cells/images/c0.tif"), "-o", "m.tif", "-m", "x.safetensors"],
         "evaluate": ["evaluate", str(home / "cells"), "-m", "x.safetensors"],
+        "init": ["train", str(home / "cells"), "-o", "new.safetensors", *FAST, "--init", "x.safetensors"],
     }[command]
 
     def build(folder):
@@ -146,7 +147,7 @@ def test_a_state_dict_of_another_program(place, home, models, capsys):
 
 
 def test_weights_in_bfloat16(place, home, models):
-    """CK11, the part that needs no GPU: half as many bits, the same mask nearly everywhere."""
+    """CK11: half as many bits, the same mask nearly everywhere; tests marked gpu bring models from CUDA to the CPU."""
     content = (home / "gray.safetensors").read_bytes()
     (place / "x.safetensors").write_bytes(
         changed(content, tensors=lambda weights: {name: tensor.bfloat16() for name, tensor in weights.items()})
@@ -157,17 +158,6 @@ def test_weights_in_bfloat16(place, home, models):
                     "--output-kind", "probabilities", "-q"]) == 0  # fmt: skip
         masks.append(tifffile.imread("m.tif"))
     np.testing.assert_allclose(*masks, atol=0.05)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("CK06-older", "there is no older format yet: the first one is in use"),
-        ("CK11-cuda", "it needs a CUDA device: see the tests that are marked gpu"),
-    ],
-)
-def test_what_cannot_be_tested_here(row, reason):
-    pytest.skip(f"{row}: {reason}")
 
 
 def test_unreadable_model(zygote, place_of_all):

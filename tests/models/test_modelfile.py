@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from unetcli.errors import ModelFileError, UsageError
 from unetcli.models import build_network
 from unetcli.models.container import tensors_sha256
 from unetcli.models.modelfile import (
+    FORMAT,
     HEADER_KEY,
     ModelDescription,
     load_model,
@@ -209,3 +211,29 @@ def test_a_failed_save_keeps_the_old_file(model, monkeypatch):
         save_model(model, network(), DESCRIPTION)
     assert model.read_bytes() == before
     assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
+FORMATS = Path(__file__).parent / "formats"  # a small model as each version of the format has stored it
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT + 1))
+def test_every_format_is_still_read(version):
+    """CK06: a model of an older program says and computes what it did then."""
+    loaded, description, sha256 = load_model(FORMATS / f"{version}.safetensors")
+    assert sha256 == "e828315e3131fda74ea1d7d5330ca39e369de0409263baa05dc9ca1883459329"
+    assert (description.architecture, description.arguments["features"], description.arguments["depth"]) == (
+        "unet",
+        2,
+        1,
+    )
+    assert (description.channels, description.classes, description.axes) == (1, 2, "YX")
+    assert description.pixel_size == (0.5, 0.5, "µm")
+    assert description.coding["values"] == [0, 255]
+    assert description.normalization["name"] == "percentile"
+    assert description.training["epoch"] == 2
+    probe = torch.linspace(-1, 1, 400, dtype=torch.float64).reshape(1, 1, 20, 20).sin().float()
+    with torch.no_grad():
+        logits = loaded(probe)
+    assert logits.shape == (1, 2, 4, 4)
+    torch.testing.assert_close(logits[0, :, 0, 0], torch.tensor([0.00476, -0.00476]), atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits[0, :, 3, 2], torch.tensor([-0.24320, 0.45615]), atol=2e-5, rtol=0)
