@@ -8,7 +8,8 @@ from oracles import whole_image_probabilities
 from unetcli.dataset.labels import LabelCoding
 from unetcli.images import intensity_range, normalize
 from unetcli.images.normalization import rule
-from unetcli.inference.infer import Destinations, InferConfig, Segmenter
+from unetcli.inference.infer import Segmenter
+from unetcli.inference.records import Destinations, InferConfig
 from unetcli.models import build_network
 from unetcli.models.device import choose_device
 from unetcli.models.modelfile import ModelDescription, save_model

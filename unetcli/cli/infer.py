@@ -15,7 +15,8 @@ from unetcli.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from unetcli.images import ImageInfo
-    from unetcli.inference.infer import Cluster, Destinations, InferConfig, Segmenter
+    from unetcli.inference.infer import Cluster, Segmenter
+    from unetcli.inference.records import Destinations, InferConfig
 
 DEFAULT_MODEL = "unet.safetensors"
 
@@ -82,7 +83,8 @@ def infer(
             jobs = [job for job in jobs if not (isinstance(job[1].main, Path) and job[1].main.exists())]
             shown.say_more(f"{len(cases) - len(jobs)} of {len(cases)} outputs exist already")
 
-        from unetcli.inference.infer import InferConfig, Segmenter
+        from unetcli.inference.infer import Segmenter
+        from unetcli.inference.records import InferConfig
         from unetcli.models.device import choose_device, set_threads
 
         config = InferConfig(
@@ -140,7 +142,7 @@ def segment_all(
     from dataclasses import asdict
 
     from unetcli.cli.console import show_failure
-    from unetcli.inference.infer import Segmented
+    from unetcli.inference.records import Segmented
 
     size = segmenter.size_for(config)
     done: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from unetcli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from unetcli.inference.infer import Destinations
+    from unetcli.inference.records import Destinations
 
 STREAM = "-"
 ENDINGS = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
@@ -133,7 +133,7 @@ def plan_outputs(
     OutputError : a place cannot be written.
     """
     from unetcli.images import check_format, check_writable
-    from unetcli.inference.infer import Destinations
+    from unetcli.inference.records import Destinations
 
     target = Path(output)
     read = [Path(path) for files in cases for path in files if path != STREAM] + models

@@ -22,9 +22,10 @@ from unetcli.evaluation.inputs import Inputs, spacings_of
 from unetcli.evaluation.overlays import to_gray_levels
 from unetcli.evaluation.records import LabelledPage
 from unetcli.images import normalize
-from unetcli.inference.infer import InferConfig, Segmenter
+from unetcli.inference.infer import Segmenter
 from unetcli.inference.instances import find_objects
 from unetcli.inference.predict import Ensemble, predict_bands
+from unetcli.inference.records import InferConfig
 
 _SHOWN = 3
 

@@ -23,9 +23,10 @@ from unetcli.images import IntensityRange
 from unetcli.images.atomic_folder import atomic_folder, part_of, read_key
 from unetcli.images.omezarr_encoder import CHUNK, Store
 from unetcli.images.writer import is_omezarr
-from unetcli.inference.infer import Destinations, InferConfig, Segmenter
+from unetcli.inference.infer import Segmenter
 from unetcli.inference.outputs import Output, RowsOutput
 from unetcli.inference.predict import Band, TileSize
+from unetcli.inference.records import Destinations, InferConfig
 from unetcli.inference.scan import Scan
 from unetcli.inference.tiling import TileGrid, cut
 from unetcli.inference.work import Work, predict_rows, read_record, record_path

@@ -147,7 +147,7 @@ def open_outputs(
 
     Parameters
     ----------
-    destinations : an `unetcli.inference.infer.Destinations`.
+    destinations : an `unetcli.inference.records.Destinations`.
     kind : of the main output; "mask" is what the training masks were.
     store : how an OME-Zarr is stored; its folder is for the main output.
     """

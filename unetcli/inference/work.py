@@ -16,8 +16,9 @@ from unetcli.errors import ModelFileError, OutputError
 from unetcli.images import IntensityRange, normalize
 from unetcli.images.atomic_folder import KEY, read_key
 from unetcli.images.omezarr_encoder import Level
-from unetcli.inference.infer import InferConfig, Segmenter
+from unetcli.inference.infer import Segmenter
 from unetcli.inference.predict import Band, TileSize, predict_bands
+from unetcli.inference.records import InferConfig
 from unetcli.inference.scan import Scan, open_scan
 from unetcli.inference.tiling import TileGrid
 from unetcli.models.device import choose_device, set_threads

@@ -1,0 +1,105 @@
+"""What is asked of an inference, and what it tells, as values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from unetcli.errors import UsageError
+from unetcli.images.omezarr_metadata import ZARR_FORMATS
+
+OUTPUT_KINDS = ("mask", "classes", "instances", "probabilities")
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What to predict and how.
+
+    Parameters
+    ----------
+    output_kind : an entry of `OUTPUT_KINDS`; "mask" is the coding of the training masks.
+    pages, axes : which pages of the input, and how to read its axes.
+    tile, batch : 0 chooses by memory and measured waste.
+    turns : whether to average over the eight turns and flips.
+    threshold : probability above which the foreground of two classes is taken.
+    min_size, fill_holes : for objects, in pixels.
+    ngff : version of OME-Zarr to write.
+    """
+
+    output_kind: str = "mask"
+    pages: range | None = None
+    axes: str | None = None
+    tile: int = 0
+    batch: int = 0
+    turns: bool = False
+    threshold: float = 0.5
+    min_size: int = 0
+    fill_holes: bool = False
+    ngff: str = "0.4"
+
+    def __post_init__(self) -> None:
+        if self.output_kind not in OUTPUT_KINDS:
+            raise UsageError(
+                f"unknown output kind {self.output_kind!r}", hint=f"--output-kind takes {', '.join(OUTPUT_KINDS)}"
+            )
+        if self.ngff not in ZARR_FORMATS:
+            raise UsageError(f"unknown version of OME-Zarr {self.ngff!r}", hint="--ngff 0.4 or --ngff 0.5")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"--threshold {self.threshold:g} is no probability", hint="--threshold 0.5")
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where the results of one input go; `main` is a path or an open binary stream."""
+
+    main: Path | BinaryIO
+    probabilities: Path | None = None
+    overlay: Path | None = None
+    objects: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the main result goes; None for a stream."""
+        return self.main.parent if isinstance(self.main, Path) else None
+
+    @property
+    def images(self) -> list[Path]:
+        """The files that are images with a value or values per pixel."""
+        return [path for path in (self.main, self.probabilities) if isinstance(path, Path)]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files."""
+        return self.images + [path for path in (self.overlay, self.objects) if path is not None]
+
+
+@dataclass(frozen=True)
+class PageDone:
+    """Progress: rows of a page that are done, over all pages of the input."""
+
+    page: int
+    pages: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What became of one input.
+
+    Parameters
+    ----------
+    shape : pages, height and width of the output; `axes` of the input, as understood.
+    tile : side of the largest tile that was used.
+    foreground : share of the pixels that are not background.
+    objects : number of objects over all pages, None where none were looked for.
+    notes : what was done to read the image, such as inverting it.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, int, int]
+    axes: str
+    tile: int
+    foreground: float
+    objects: int | None
+    notes: tuple[str, ...]
+    seconds: float
