@@ -2,14 +2,19 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from oracles import redraw
 from torch import nn
 from torch.nn import functional
 
+from unetcli.inference.predict import Ensemble, TileSize, predict_bands
 from unetcli.models import ARCHITECTURES, build_network, default_arguments, geometry_of
+from unetcli.models.device import Device
+from unetcli.models.modelfile import ModelDescription, load_model, save_model
 
 LEARNABLE = {  # (architecture, arguments, channels, classes) -> learnable parameters
     ("unet", (), 1, 2): 31_030_658,
@@ -223,17 +228,47 @@ def test_channels_last(case: Case):
     )
 
 
-def test_weights_come_back(case: Case):
+def test_a_model_file_brings_the_network_back(case: Case, tmp_path: Path):
     saved = redraw(build(case))
-    other = build(case)
     size = geometry_of(saved).smallest
     image = torch.randn(1, 1, size, size)
     expected = logits_of(saved, image)
-    assert not torch.equal(logits_of(other, image), expected)
-    tensors = {name: tensor.clone().contiguous() for name, tensor in saved.state_dict().items()}
-    other.load_state_dict(tensors, strict=True)
-    assert torch.equal(logits_of(other, image), expected)
+    assert not torch.equal(logits_of(build(case), image), expected)
+    description = ModelDescription(
+        architecture=case[0],
+        arguments={**default_arguments(case[0]), **case[1]},
+        channels=1,
+        classes=3,
+        normalization={},
+        axes="YX",
+        coding={},
+        pixel_size=None,
+        patch_size=size,
+        training={},
+    )
+    sha256 = save_model(tmp_path / "m.safetensors", saved, description)
+    loaded, read, loaded_sha256 = load_model(tmp_path / "m.safetensors")
+    assert torch.equal(logits_of(loaded, image), expected)
+    assert geometry_of(loaded) == geometry_of(saved)
+    assert (read, loaded_sha256) == (description, sha256)
     assert torch.equal(logits_of(copy.deepcopy(saved), image), expected)
+
+
+def test_an_ensemble_with_the_classic_network(case: Case):
+    """Probabilities are averaged although the two networks lose other margins and step otherwise."""
+    classic = build_network("unet", channels=1, classes=3, features=2, depth=2)
+    networks = [redraw(network).eval() for network in (build(case), classic)]
+    device = Device("cpu", "fp32", "test")
+    image = torch.randn(30, 45, 1).numpy()
+    size = TileSize(max(geometry_of(network).input_for(48) for network in networks))
+
+    def probabilities(members: list[nn.Module]) -> np.ndarray:
+        bands = predict_bands(Ensemble(members, device), image, lambda p: p, size, keep_probabilities=True)
+        return np.concatenate([band.probabilities for band in bands], axis=1)
+
+    alone = [probabilities([network]) for network in networks]
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+    np.testing.assert_allclose(probabilities(networks), np.mean(alone, axis=0), atol=1e-5)
 
 
 def test_the_seed_decides_how_weights_start(case: Case):
