@@ -1,8 +1,10 @@
 """What is seen of a training: a line per epoch in a log, a live line besides on a terminal."""
 
+import contextlib
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,18 +58,27 @@ def test_quiet_says_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
+def read_to_end(reader):
+    """Return what arrives at a terminal until nobody writes to it any more."""
+    parts = []
+    with contextlib.suppress(OSError):  # how its end is told
+        while part := os.read(reader, 4096):
+            parts.append(part)
+    os.close(reader)
+    return b"".join(parts).decode()
+
+
 @pytest.mark.parametrize("columns", [50, 200])
 def test_a_terminal_has_a_live_line(columns, monkeypatch):
     pty = pytest.importorskip("pty")
     for name, value in (("COLUMNS", str(columns)), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
     reader, writer = pty.openpty()
-    with os.fdopen(writer, "w") as terminal:
+    with ThreadPoolExecutor(1) as threads, os.fdopen(writer, "w") as terminal:
+        written = threads.submit(read_to_end, reader)
         monkeypatch.setattr(sys, "stderr", terminal)
         follow(Console("train"), events(), PLAN)
-        os.set_blocking(reader, False)
-        text = os.read(reader, 1 << 20).decode()
-    os.close(reader)
+    text = written.result()
     assert "\x1b[" in text
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
