@@ -22,7 +22,7 @@ from unetcli.cli import run
 from unetcli.dataset import samples
 from unetcli.errors import OutputError
 from unetcli.models.modelfile import load_model
-from unetcli.training import batches
+from unetcli.training import batches, loop
 from unetcli.training import train as training
 from unetcli.training.runfolder import RunFolder
 from unetcli.training.state import PREVIOUS, STATE, load_state
@@ -341,3 +341,24 @@ def test_folds(home, place, capsys):
     assert [fold["weights_sha256"] for fold in again["folds"]] == [fold["weights_sha256"] for fold in document["folds"]]
     assert run(["train", str(home / "cells"), *FAST, "--folds", "5", "--overwrite"]) == 2
     assert "4 images do not make 5 folds" in capsys.readouterr().err
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_the_last_whole_epoch(interrupted, uninterrupted, monkeypatch):
+    """A second Ctrl-C may come while weights are being changed: such a state is never saved."""
+    before = load_state(interrupted / "unet.run")
+    with monkeypatch.context() as patched:
+        steps = iter(range(3))
+        update = loop.AveragedWeights.update
+
+        def broken(self):
+            if next(steps, None) is None:
+                raise SystemExit("killed")
+            update(self)
+
+        patched.setattr(loop.AveragedWeights, "update", broken)
+        with pytest.raises(SystemExit):
+            run(["train", "--resume", "-q"])
+    after = load_state(interrupted / "unet.run")
+    assert after.position == before.position
+    assert run(["train", "--resume", "-q"]) == 0
+    assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]

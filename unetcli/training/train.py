@@ -130,9 +130,9 @@ def _train(
             for record in trainer.run():
                 if isinstance(record, EpochRecord):
                     if record.best:
-                        sha256 = save_model(
-                            config.output, trainer.average.average, describe(config, survey, decided, record)
-                        )
+                        threshold = trainer.score.threshold if trainer.score else None
+                        description = describe(config, survey, decided, record, threshold)
+                        sha256 = save_model(config.output, trainer.average.average, description)
                         with extra:
                             folder.keep(config.output)
                     with extra:
@@ -142,10 +142,10 @@ def _train(
                         page.update(sha256)
                     warn_of_collapse(trainer.history)
                 yield record
-        finally:
-            if trainer.losses:  # in the middle of an epoch
+            if trainer.losses:  # stopped in the middle of an epoch, after a whole step
                 with extra:
                     save_state(folder.path, state.at(trainer))
+        finally:
             with extra:
                 page.finish(sha256)
         if trainer.best is None and not trainer.stop():
@@ -219,8 +219,15 @@ def warn_of_collapse(history: Sequence[EpochRecord]) -> None:
             )
 
 
-def describe(config: TrainConfig, survey: Survey, decided: Plan, best: EpochRecord | None) -> ModelDescription:
-    """Return what the model file says about a network at an epoch."""
+def describe(
+    config: TrainConfig, survey: Survey, decided: Plan, best: EpochRecord | None, threshold: float | None = None
+) -> ModelDescription:
+    """Return what the model file says about a network at an epoch.
+
+    Parameters
+    ----------
+    threshold : of the foreground's probability, best on validation; None where there is none.
+    """
     return ModelDescription(
         architecture=decided.architecture,
         arguments=decided.arguments,
@@ -240,6 +247,7 @@ def describe(config: TrainConfig, survey: Survey, decided: Plan, best: EpochReco
             "validation": len(decided.split.validation),
             "epoch": best.epoch if best else None,
             "score": best.dice if best else None,
+            "threshold": threshold,
             "recipe": config.recipe,
             "seed": config.seed,
         },
