@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from datasets import LAYOUTS, NUMBERS, SHAPE, mask
@@ -53,3 +54,17 @@ def test_a_layout_trains_and_infers(layout, tmp_path, monkeypatch, capsys):
     assert run(["infer", *map(str, files), "-o", "mask.tif", "-q"]) == 0
     with open_image(tmp_path / "mask.tif") as mask:
         assert (mask.info.height, mask.info.width, mask.info.pages) == (scan.height, scan.width, scan.pages)
+
+
+def test_the_readme_shows_what_a_dry_run_prints(capsys, monkeypatch):
+    """Line by line, but for what depends on the machine."""
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    page = (root / "README.md").read_text(encoding="utf-8")
+    command, *shown = re.search(r"```\n\$ unet (train .*--dry-run\n[^`]*)```", page)[1].splitlines()
+    assert run([*command.split(), "--overwrite"]) == 0
+    printed = capsys.readouterr().err.splitlines()
+    machine = re.compile(r"device |this will take|hint: |-+  -+$")
+    expected, found = ([line for line in lines if not machine.match(line)] for lines in (shown, printed))
+    assert found == expected
+    assert any(line.startswith("this will take about") for line in shown)
