@@ -15,7 +15,9 @@ An error is shown as two lines: ``error: <path>: <message>`` and ``hint: <hint>`
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 
@@ -110,12 +112,36 @@ class LimitError(UnetError):
 
 
 class UnetWarning(UserWarning):
-    """Something the user should know although the work goes on."""
+    """Something the user should know although the work goes on.
+
+    Parameters
+    ----------
+    message, path : what, and the file that it is about.
+    """
+
+    def __init__(self, message: str, path: Path | str | None = None) -> None:
+        super().__init__(message if path is None else f"{path}: {message}")
+        self.message = message
+        self.path = path
+
+
+_quiet = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def told_before() -> Iterator[None]:
+    """Keep `warn` quiet in this thread: what it would say was said when the same files were examined."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
 
 
 def warn(message: str, *, path: Path | str | None = None) -> None:
     """Issue a `UnetWarning`; the command line shows each one once as ``warning: <path>: <message>``."""
-    warnings.warn(message if path is None else f"{path}: {message}", UnetWarning, stacklevel=2)
+    if not _quiet.get():
+        warnings.warn(UnetWarning(message, path), stacklevel=2)
 
 
 def raise_all(problems: Sequence[UnetError]) -> None:

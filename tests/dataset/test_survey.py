@@ -328,6 +328,18 @@ def test_what_is_odd_about_any_file_is_told_with_its_name(folder: Path) -> None:
     assert note.startswith("n2.tif: ")
 
 
+def test_what_holds_for_many_files_is_said_once(folder: Path) -> None:
+    for number in NUMBERS:
+        transparent = np.dstack([np.repeat(image(number)[..., None], 3, axis=2), image(number)])
+        Image.fromarray(transparent).save(folder / f"images/n{number}.png")
+        (folder / f"images/n{number}.tif").unlink()
+    for workers in (1, 3):
+        with pytest.warns(UnetWarning) as told:
+            found = surveyed(folder, workers=workers)
+        assert [str(each.message) for each in told] == [f"{folder}/images/n0.png and 3 more: alpha is dropped"]
+        load_pair(found.pairs[2], found.coding)  # says nothing, or the test fails
+
+
 def test_the_survey_is_plain_data(folder: Path) -> None:
     data = json.loads(json.dumps(surveyed(folder).as_json()))
     assert data["pairs"] == 4

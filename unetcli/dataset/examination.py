@@ -1,10 +1,11 @@
 """Looking into every file of a data set once, in parallel: what each pair is, and what is wrong with it."""
 
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from unetcli.dataset.arrangement import stem_of
 from unetcli.dataset.loading import merge_objects, open_mask, size_mismatch, stack_channels
 from unetcli.dataset.maskvalues import MaskValues, count_values
+from unetcli.dataset.names import natural_key
 from unetcli.dataset.pairs import Pair
-from unetcli.errors import InputError, Problems, UnetError, UsageError, warn
+from unetcli.errors import InputError, Problems, UnetError, UnetWarning, UsageError, warn
 from unetcli.images import Image, ImageInfo, open_image
 from unetcli.images.threads import compute_threads
 
@@ -79,20 +81,38 @@ def examine(
         if progress is not None:
             progress(done, total)
 
-    for found, errors in _in_parallel(lambda pair: _attempt(lambda: _examine(pair, axes, pages)), pairs, workers):
-        decoded, later = found or ([], [])
-        deferred += [(len(records), part) for part in later]
-        records.append(decoded)
-        problems += errors
-        total += max(0, sum(map(len, later)) - 1)
-        advance(0 if later else 1)
-    parts = [part for _, part in deferred]
-    results = _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers)
-    for (number, part), (decoded_part, errors) in zip(deferred, results, strict=True):
-        records[number] += decoded_part or []
-        problems += errors
-        advance(len(part))
+    with _warnings_together():
+        for found, errors in _in_parallel(lambda pair: _attempt(lambda: _examine(pair, axes, pages)), pairs, workers):
+            decoded, later = found or ([], [])
+            deferred += [(len(records), part) for part in later]
+            records.append(decoded)
+            problems += errors
+            total += max(0, sum(map(len, later)) - 1)
+            advance(0 if later else 1)
+        parts = [part for _, part in deferred]
+        results = _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers)
+        for (number, part), (decoded_part, errors) in zip(deferred, results, strict=True):
+            records[number] += decoded_part or []
+            problems += errors
+            advance(len(part))
     return [record for several in records for record in several], problems
+
+
+@contextmanager
+def _warnings_together() -> Iterator[None]:
+    """Say once, at the end, what is said of several files, and of which; the order is that of their names."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    places: dict[str, set[str]] = {}
+    for each in caught:
+        if isinstance(each.message, UnetWarning) and each.message.path is not None:
+            places.setdefault(each.message.message, set()).add(str(each.message.path))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    told = [(sorted(paths, key=natural_key), message) for message, paths in places.items()]
+    for paths, message in sorted(told, key=lambda entry: natural_key(entry[0][0])):
+        warn(message, path=paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
 
 
 def pixel_hash(pixels: NDArray[Any]) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.pairs import Pair
-from unetcli.errors import InputError
+from unetcli.errors import InputError, told_before
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
 from unetcli.images.axes import CHANNEL_AXES, check_axes
 
@@ -19,14 +19,15 @@ def load_pair(
 ) -> tuple[NDArray[Any], IntensityRange, NDArray[np.int32]]:
     """Return the image (H, W, C) as stored, the range of its intensities, and the labels (H, W) of a pair.
 
-    The range is that of the whole file, all its pages, per channel.
+    The range is that of the whole file, all its pages, per channel. Nothing is said again that the survey said.
 
     Raises
     ------
     InputError : a file cannot be read, or changed since it was surveyed.
     """
-    image, intensity = read_image(pair, axes)
-    raw, _ = read_mask(pair, coding.opened_as, axes)
+    with told_before():
+        image, intensity = read_image(pair, axes)
+        raw, _ = read_mask(pair, coding.opened_as, axes)
     labels = coding.decode(raw, pair.masks[0])
     if labels.shape != image.shape[:2]:
         raise size_mismatch(pair, image.shape, labels.shape)
