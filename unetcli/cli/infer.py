@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,12 @@ def infer(
     tile: Annotated[str, typer.Option("--tile", help="Side of the largest tile in pixels, or auto.")] = "auto",
     batch: Annotated[str, typer.Option("--batch", help="Tiles at once, or auto.")] = "auto",
     tta: Annotated[bool, typer.Option("--tta", help="Average over the eight flips and turns.")] = False,
-    threshold: Annotated[float, typer.Option("--threshold", help="Of the foreground's probability.")] = 0.5,
+    threshold: Annotated[
+        str, typer.Option("--threshold", help="Of the foreground's probability; auto: the best on validation.")
+    ] = "0.5",
+    probability_type: Annotated[
+        str, typer.Option("--probability-type", help="float32 or float16, for files of probabilities.")
+    ] = "float32",
     min_size: Annotated[int, typer.Option("--min-size", min=0, help="Leave out objects of fewer pixels.")] = 0,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes in objects.")] = False,
     ngff: Annotated[str, typer.Option("--ngff", help="Version of OME-Zarr to write: 0.4 or 0.5.")] = "0.4",
@@ -94,15 +100,19 @@ def infer(
             tile=sizes["tile"],
             batch=sizes["batch"],
             turns=tta,
-            threshold=threshold,
+            threshold=0.5 if threshold == "auto" else _probability(threshold),
             min_size=min_size,
             fill_holes=fill_holes,
             ngff=ngff,
+            probability_type=probability_type,
         )
         set_threads(threads)
         chosen = choose_device(device, precision)
         shown.say(f"device: {chosen.name} ({chosen.reason})")
         segmenter = Segmenter(model_paths, chosen)
+        if threshold == "auto":
+            config = replace(config, threshold=segmenter.learned_threshold())
+            shown.say(f"threshold: {config.threshold:g} (the best on validation)")
         with ExitStack() as stack:
             processes = None
             if cluster is not None and not dry_run:
@@ -207,3 +217,10 @@ def _auto_or_number(name: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--{name} {text}: auto or a number above 0", hint=f"--{name} auto")
     return int(text)
+
+
+def _probability(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--threshold {text}: auto or a probability", hint="--threshold 0.5") from None

@@ -80,6 +80,7 @@ class Segmenter:
         self.device = device
         self.networks: list[nn.Module] = [ready(network, device) for _, network, _, _ in loaded]
         self.description: ModelDescription = loaded[0][2]
+        self.thresholds = [(path, description.training.get("threshold")) for path, _, description, _ in loaded]
         self.coding = coding_of(models[0], self.description)
         check_normalization(models[0], self.description)
         for path, _, other, _ in loaded[1:]:
@@ -90,6 +91,24 @@ class Segmenter:
                         path=path,
                         hint="average only models of the same data",
                     )
+
+    def learned_threshold(self) -> float:
+        """Return the threshold that was best on validation, the mean of several models.
+
+        Raises
+        ------
+        ModelFileError : a model holds none.
+        """
+        found = []
+        for path, threshold in self.thresholds:
+            if not isinstance(threshold, float) or not 0 < threshold < 1:
+                raise ModelFileError(
+                    "holds no learned threshold: it has more than two classes, or was made by an older version",
+                    path=path,
+                    hint="--threshold 0.5, or train a new model",
+                )
+            found.append(threshold)
+        return sum(found) / len(found)
 
     def size_for(self, config: InferConfig) -> TileSize:
         """Return the tile and batch to begin with."""
@@ -145,6 +164,7 @@ class Segmenter:
                     self.coding,
                     self.description.classes,
                     config.output_kind,
+                    config.probability_type,
                     store,
                 )
             )

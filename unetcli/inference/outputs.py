@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -141,7 +142,13 @@ class OverlayOutput:
 
 @contextmanager
 def open_outputs(
-    destinations: Any, info: ImageInfo, coding: LabelCoding, classes: int, kind: str, store: Store
+    destinations: Any,
+    info: ImageInfo,
+    coding: LabelCoding,
+    classes: int,
+    kind: str,
+    probability_type: str,
+    store: Store,
 ) -> Iterator[list[Output]]:
     """Yield the outputs of one input; each file takes its place when the block ends well, and none otherwise.
 
@@ -149,6 +156,7 @@ def open_outputs(
     ----------
     destinations : an `unetcli.inference.records.Destinations`.
     kind : of the main output; "mask" is what the training masks were.
+    probability_type : name of the type in which probabilities are written.
     store : how an OME-Zarr is stored; its folder is for the main output.
     """
     outputs: list[Output] = []
@@ -157,11 +165,11 @@ def open_outputs(
     with ExitStack() as stack:
 
         def probabilities(target: Path | BinaryIO, store: Store) -> RowsOutput:
-            writer = ImageWriter(
-                target, like=info, dtype=np.float32, channels=classes, kind="probabilities", store=store
-            )
+            dtype = np.dtype(probability_type)
+            writer = ImageWriter(target, like=info, dtype=dtype, channels=classes, kind="probabilities", store=store)
             stack.enter_context(writer)
-            return RowsOutput(writer, _probability_rows, wants_probabilities=True)
+            rows = partial(_probability_rows, dtype=dtype)
+            return RowsOutput(writer, rows, wants_probabilities=True)
 
         instances = InstancesOutput() if kind == "instances" else None
         if instances is not None:
@@ -188,9 +196,9 @@ def open_outputs(
             instances.write(destinations.main, info, store)
 
 
-def _probability_rows(band: Band) -> NDArray[np.float32]:
+def _probability_rows(band: Band, dtype: np.dtype[Any]) -> NDArray[Any]:
     assert band.probabilities is not None
-    return band.probabilities.transpose(1, 2, 0)  # (K, h, W) -> (h, W, K)
+    return band.probabilities.transpose(1, 2, 0).astype(dtype, copy=False)  # (K, h, W) -> (h, W, K)
 
 
 def draw_overlay(image: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.uint8]:

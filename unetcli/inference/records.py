@@ -8,6 +8,7 @@ from unetcli.errors import UsageError
 from unetcli.images.omezarr_metadata import ZARR_FORMATS
 
 OUTPUT_KINDS = ("mask", "classes", "instances", "probabilities")
+PROBABILITY_TYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class InferConfig:
     turns : whether to average over the eight turns and flips.
     threshold : probability above which the foreground of two classes is taken.
     min_size, fill_holes : for objects, in pixels.
+    probability_type : an entry of `PROBABILITY_TYPES`, for files of probabilities.
     ngff : version of OME-Zarr to write.
     """
 
@@ -34,6 +36,7 @@ class InferConfig:
     threshold: float = 0.5
     min_size: int = 0
     fill_holes: bool = False
+    probability_type: str = "float32"
     ngff: str = "0.4"
 
     def __post_init__(self) -> None:
@@ -43,6 +46,11 @@ class InferConfig:
             )
         if self.ngff not in ZARR_FORMATS:
             raise UsageError(f"unknown version of OME-Zarr {self.ngff!r}", hint="--ngff 0.4 or --ngff 0.5")
+        if self.probability_type not in PROBABILITY_TYPES:
+            raise UsageError(
+                f"unknown type of probabilities {self.probability_type!r}",
+                hint=f"--probability-type takes {' or '.join(PROBABILITY_TYPES)}",
+            )
         if not 0 < self.threshold < 1:
             raise UsageError(f"--threshold {self.threshold:g} is no probability", hint="--threshold 0.5")
 

@@ -1,0 +1,201 @@
+"""``unet infer`` with a model made by hand, whose result is known: geometry, sizes, memory, thresholds, types."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from handmade import write_model
+from oracles import objects_of
+
+from unetcli.cli import run
+from unetcli.images import open_image
+from unetcli.models import unet
+
+DARK, BRIGHT = 20, 200
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("mask", "instances"):
+        write_model(tmp_path / f"{kind}.safetensors", kind, training={"threshold": 0.9})
+    return tmp_path
+
+
+def drawn(*shape, seed=0):
+    """Bright squares on dark ground; the first pixel is bright and the last one dark."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random([-(-size // 3) for size in shape]) < 0.4
+    pixels = np.where(np.kron(coarse, np.ones([3] * len(shape)))[tuple(map(slice, shape))] > 0, BRIGHT, DARK)
+    pixels.flat[0], pixels.flat[-1] = BRIGHT, DARK
+    return pixels.astype(np.uint8)
+
+
+def assert_found(mask, image, kind):
+    """Fail unless the pages of a mask (..., H, W) are what is bright in the image."""
+    for page, pixels in zip(mask.reshape(-1, *mask.shape[-2:]), image.reshape(-1, *image.shape[-2:]), strict=True):
+        bright = (pixels == BRIGHT).astype(np.uint8)
+        np.testing.assert_array_equal(page, objects_of(bright) if kind == "instances" else bright * 255)
+
+
+def infer(scan, output, kind="mask", *more):
+    return run(["infer", scan, "-o", output, "-m", f"{kind}.safetensors", "--precision", "fp32", "-q", *map(str, more)])
+
+
+def error(capsys):
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["mask", "instances"])
+def test_an_imagej_stack_keeps_its_geometry(place, kind):
+    stack = drawn(2, 3, 40, 50)
+    metadata = {"axes": "TZYX", "unit": "um", "spacing": 1.5, "finterval": 2.0}
+    tifffile.imwrite("scan.tif", stack, imagej=True, resolution=(4, 2), metadata=metadata)
+    assert infer("scan.tif", "m.tif", kind) == 0
+    with tifffile.TiffFile("scan.tif") as scan, tifffile.TiffFile("m.tif") as mask:
+        assert mask.series[0].axes == "TZYX"
+        assert mask.series[0].shape == (2, 3, 40, 50)
+        for key in ("frames", "slices", "spacing", "finterval", "images", "hyperstack"):
+            assert mask.imagej_metadata[key] == scan.imagej_metadata[key], key
+        assert mask.imagej_metadata["unit"] in ("micron", "um", "µm")
+        for tag in ("XResolution", "YResolution"):
+            one, other = (file.pages[0].tags[tag].value for file in (scan, mask))
+            assert one[0] / one[1] == other[0] / other[1]
+        assert_found(mask.asarray(), stack, kind)
+
+
+@pytest.mark.parametrize("output", ["m.ome.tif", "m.tif"])
+@pytest.mark.parametrize("kind", ["mask", "instances"])
+def test_an_ome_tiff_keeps_its_geometry(place, output, kind):
+    stack = drawn(3, 40, 50)
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 500.0,
+                "PhysicalSizeYUnit": "nm", "PhysicalSizeZ": 2.0, "PhysicalSizeZUnit": "µm"}  # fmt: skip
+    tifffile.imwrite("scan.ome.tif", stack, metadata=metadata)
+    assert infer("scan.ome.tif", output, kind) == 0
+    with tifffile.TiffFile(output) as mask:
+        assert mask.is_ome
+        assert (mask.series[0].axes, mask.series[0].shape) == ("ZYX", (3, 40, 50))
+        assert_found(mask.asarray(), stack, kind)
+    with open_image("scan.ome.tif") as scan, open_image(output) as mask:
+        one, other = scan.info.pixel_size.in_micrometers(), mask.info.pixel_size.in_micrometers()
+        assert (other.x, other.y, other.z) == pytest.approx((one.x, one.y, one.z)) == (0.25, 0.5, 2.0)
+        assert mask.info.axes == scan.info.axes
+
+
+@pytest.mark.parametrize("output", ["m.nii.gz", "m.nii"])
+@pytest.mark.parametrize("kind", ["mask", "instances"])
+def test_a_nifti_keeps_its_geometry(place, output, kind):
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.array([[-0.7, 0.1, 0, 90], [0.1, 0.8, 0, -120], [0, 0, 2.5, 7], [0, 0, 0, 1]])
+    volume = drawn(50, 40, 3)
+    scan = nibabel.Nifti1Image(volume, affine)
+    scan.header.set_xyzt_units("mm", "sec")
+    nibabel.save(scan, "scan.nii.gz")
+    assert infer("scan.nii.gz", output, kind) == 0
+    mask = nibabel.load(output)
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    np.testing.assert_allclose(mask.header.get_zooms(), scan.header.get_zooms(), rtol=1e-6)
+    assert mask.header.get_xyzt_units()[0] == "mm"
+    assert_found(np.asarray(mask.dataobj).T, volume.T, kind)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 333), (17, 23), (3, 3)])
+@pytest.mark.parametrize("kind", ["mask", "instances"])
+def test_thin_and_small_images(place, shape, kind):
+    """Also with a tile far larger, and one far smaller, than the image."""
+    image = drawn(*shape)
+    tifffile.imwrite("scan.tif", image, photometric="minisblack")
+    for tile in ("auto", "60", "2000"):
+        assert infer("scan.tif", "m.tif", kind, "--tile", tile, "--objects", "o.csv") == 0
+        mask = tifffile.imread("m.tif")
+        assert mask.shape == shape
+        if image.min() < image.max():
+            assert_found(mask, image, kind)
+        if kind == "instances":
+            assert mask.max() == len((place / "o.csv").read_text().splitlines()) - 1
+
+
+@pytest.mark.parametrize("kind", ["mask", "instances"])
+def test_lack_of_memory_changes_no_pixel(place, kind, monkeypatch, capsys):
+    tifffile.imwrite("scan.tif", drawn(300, 260), photometric="minisblack")
+    more = ("--tile", "300", "--objects", "o.csv", "--overlay", "o.png")
+    assert infer("scan.tif", "m.tif", kind, *more) == 0
+    names = ("m.tif", "o.csv", "o.png")
+    before = [(place / name).read_bytes() for name in names]
+    forward = unet.UNet.forward
+
+    def small_memory(self, tiles):
+        if isinstance(tiles, torch.Tensor) and tiles.device.type != "meta" and tiles.shape[-1] > 160:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, tiles)
+
+    monkeypatch.setattr(unet.UNet, "forward", small_memory)
+    assert run(["infer", "scan.tif", "-o", "m.tif", "-m", f"{kind}.safetensors", "--precision", "fp32", *more]) == 0
+    assert "out of memory: going on with tiles of" in error(capsys)
+    assert [(place / name).read_bytes() for name in names] == before
+
+
+def test_a_learned_threshold(place, capsys):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (30, 1))
+    tifffile.imwrite("scan.tif", ramp, photometric="minisblack")
+    results = {}
+    for threshold in ("0.5", "0.9", "auto"):
+        arguments = ["infer", "scan.tif", "-o", "m.tif", "-m", "mask.safetensors", "--threshold", threshold]
+        assert run([*arguments, "--precision", "fp32"]) == 0
+        said = error(capsys)
+        assert ("threshold: 0.9 (the best on validation)" in said) == (threshold == "auto")
+        results[threshold] = tifffile.imread("m.tif")
+    np.testing.assert_array_equal(results["auto"], results["0.9"])
+    assert (results["auto"] > 0).sum() < (results["0.5"] > 0).sum()
+    write_model("other.safetensors", training={"threshold": 0.7})
+    both = ["-m", "mask.safetensors", "-m", "other.safetensors", "--threshold", "auto"]
+    assert run(["infer", "scan.tif", "-o", "m.tif", *both]) == 0
+    assert "threshold: 0.8" in error(capsys)
+
+
+@pytest.mark.parametrize("training", [{}, {"threshold": None}, {"threshold": 1.5}, {"threshold": "0.5"}])
+def test_models_without_a_threshold(place, capsys, training):
+    tifffile.imwrite("scan.tif", drawn(30, 30), photometric="minisblack")
+    write_model("old.safetensors", training=training)
+    arguments = ["infer", "scan.tif", "-o", "m.tif", "-m", "mask.safetensors", "-m", "old.safetensors"]
+    assert run([*arguments, "--threshold", "auto"]) == 4
+    said = error(capsys)
+    assert "error: old.safetensors: holds no learned threshold" in said
+    assert "hint: --threshold 0.5" in said
+    assert not (place / "m.tif").exists()
+    assert run(arguments) == 0
+
+
+def test_types_of_probabilities(place, capsys):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (30, 1))
+    tifffile.imwrite("scan.tif", ramp, photometric="minisblack")
+    assert infer("scan.tif", "p32.tif", "mask", "--output-kind", "probabilities") == 0
+    half = ("--probability-type", "float16")
+    assert infer("scan.tif", "p16.tif", "mask", "--output-kind", "probabilities", *half) == 0
+    assert infer("scan.tif", "m.tif", "mask", "--probabilities", "extra.tif", *half) == 0
+    full, less, extra = (tifffile.imread(name) for name in ("p32.tif", "p16.tif", "extra.tif"))
+    assert (full.dtype, less.dtype, full.shape) == (np.float32, np.float16, (2, 30, 256))
+    np.testing.assert_array_equal(full.astype(np.float16), less)
+    np.testing.assert_array_equal(less, extra)
+    assert full.std() > 0.3
+    assert infer("scan.tif", "x.tif", "mask", "--probability-type", "float64") == 2
+    assert "hint: --probability-type takes float32 or float16" in error(capsys)
+
+
+def test_several_outputs_of_one_pass_agree(place):
+    image = drawn(3, 90, 70)
+    tifffile.imwrite("scan.tif", image, imagej=True, metadata={"axes": "ZYX"})
+    more = ("--objects", "o.csv", "--overlay", "o.png", "--probabilities", "p.tif", "--fill-holes", "--min-size", "4")
+    assert infer("scan.tif", "m.tif", "instances", *more, "--json", "r.json") == 0
+    ids = tifffile.imread("m.tif")
+    with (place / "o.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["page"]) for row in rows} == {0, 1, 2}
+    for row in rows:
+        assert (ids[int(row["page"])] == int(row["id"])).sum() == int(row["area"]) >= 4
+    (output,) = json.loads((place / "r.json").read_text())["outputs"]
+    assert output["objects"] == len(rows) == sum(page.max() for page in ids)
+    assert sorted(path.name for path in place.glob("o_*.png")) == ["o_0000.png", "o_0001.png", "o_0002.png"]
