@@ -1,11 +1,10 @@
 """``unet train DATA...``: learn from images and their masks."""
 
 import signal
-import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,21 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, console, readable_seconds, write_line
+from unetcli.cli.console import SIGNALS, Console, Interrupted, console, write_line
 from unetcli.cli.following import follow
 from unetcli.cli.progress import progress_bar
+from unetcli.cli.train_display import (
+    dry_run_document,
+    show_folds,
+    show_plan,
+    show_position,
+    show_survey,
+    train_document,
+    warn_of_leakage,
+)
 from unetcli.cli.train_options import Options, configs_of, is_first_process, resume_command, resumed, stored
-from unetcli.errors import UsageError, warn
+from unetcli.errors import UsageError
 
 if TYPE_CHECKING:
     from unetcli.dataset.survey import Survey
     from unetcli.training.config import TrainConfig
-    from unetcli.training.loop import Trainer
-    from unetcli.training.plan import Plan
-    from unetcli.training.state import TrainingState
-    from unetcli.training.train import Trained
-
-LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
 
 
 def train(
@@ -252,95 +254,6 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     return document
 
 
-def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", saved: "TrainingState") -> None:
-    """Say where a training that is continued stands."""
-    done, of = len(trainer.history), f"/{config.last_epoch}" if config.last_epoch else ""
-    if saved.epochs_asked != config.last_epoch:
-        trainer.phase_start = trainer.epochs_done
-        asked = f"{saved.epochs_asked} epochs, {done} of them done"
-        shown.say(f"the training was to have {asked}: the schedule begins anew for those up to {config.last_epoch}")
-    elif trainer.finished:
-        shown.say(f"already {done}{of} epochs: nothing is left to do")
-    else:
-        shown.say(f"continues after epoch {done}{of}, step {len(trainer.losses)} of {trainer.steps_per_epoch}")
-
-
-def show_folds(shown: Console, documents: "list[dict[str, Any]]") -> None:
-    """Say how well the networks of all folds did."""
-    scores = [document["score"] for document in documents]
-    mean, deviation = statistics.mean(scores), statistics.stdev(scores)
-    rows = [(document["model"], document["best_epoch"], f"{document['score']:.4f}") for document in documents]
-    shown.table(("model", "epoch", "Dice on validation"), rows)
-    shown.say(f"Dice {mean:.4f} ± {deviation:.4f} (mean and SD over {len(scores)} folds)")
-    models = " ".join(f"-m {document['model']}" for document in documents)
-    shown.say(f"average them with: unet infer IMAGE -o MASK {models}")
-    shown.write_json(
-        {"model": [document["model"] for document in documents], "score": mean, "sd": deviation, "folds": documents}
-    )
-
-
-def show_survey(shown: Console, found: "Survey") -> None:
-    """Say how the data set was understood."""
-    from unetcli.dataset.table import class_rows, summary_rows
-
-    shown.table(("data", ""), summary_rows(found))
-    if found.detected is not None:
-        rows = [(name, value, f"{share:.1%}") for name, value, share in class_rows(found)]
-        shown.table(("class", "mask value", "share of pixels"), rows)
-    for note in found.notes:
-        shown.say(f"note: {note}")
-
-
-def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
-    """Name images that are in training and, byte for byte alike, in validation."""
-    training, held_out = set(decided.split.training), set(decided.split.validation)
-    if decided.split.by_region:
-        return
-    leaked = [group for group in found.duplicates if training & set(group) and held_out & set(group)]
-    for group in leaked:
-        names = ", ".join(found.pairs[index].name for index in group)
-        warn(f"identical images in training and validation, whose score is then too good: {names}")
-
-
-def show_plan(shown: Console, decided: "Plan") -> None:
-    """Say what will be done and how long it will take."""
-    from unetcli.images import readable_size
-
-    split = decided.split
-    epochs = f"{decided.epochs} epochs" if decided.epochs else "as many epochs as fit"
-    limit = f"at most {readable_seconds(decided.max_seconds)}" if decided.max_seconds else "no time limit"
-    balance = ", ".join(f"{weight:.2f}" for weight in decided.class_weights)
-    shown.table(
-        ("plan", ""),
-        [
-            ("device", f"{decided.device.name} ({decided.device.reason})"),
-            ("network", f"{decided.architecture}, {decided.parameters:,} parameters, {_arguments(decided)}"),
-            ("training", f"{len(split.training)} images; validation: {len(split.validation)} images, {split.rule}"),
-            ("patches", f"{decided.patch_size} -> {decided.output_size} pixels, {decided.batch_size} in a batch"),
-            ("epoch", f"{decided.patches_per_epoch} patches; {epochs}, {limit}"),
-            ("class balance", balance),
-        ],
-    )
-    seconds = decided.estimate_seconds
-    shown.say(
-        f"this will take about {readable_seconds(seconds)} and {readable_size(decided.estimate_memory)} of memory"
-    )
-    if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
-        shown.say("hint: --features 24 --max-time 20m is far quicker on a CPU")
-
-
-def _arguments(decided: "Plan") -> str:
-    """Return the size of the network, and what differs from the architecture's own arguments."""
-    from unetcli.models import default_arguments
-
-    usual = default_arguments(decided.architecture)
-    return ", ".join(
-        f"{name} {value}"
-        for name, value in decided.arguments.items()
-        if name in ("features", "depth", "dropout") or value != usual[name]
-    )
-
-
 class Stop:
     """Whether a signal has asked to stop, and which."""
 
@@ -364,38 +277,3 @@ def stopping_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def dry_run_document(found: "Survey", decided: "Plan") -> dict[str, Any]:
-    """Return what a dry run found and decided, as plain data."""
-    return {
-        **found.as_json(),
-        "patch_size": decided.patch_size,
-        "batch_size": decided.batch_size,
-        "patches_per_epoch": decided.patches_per_epoch,
-        "train": len(decided.split.training),
-        "validation": len(decided.split.validation),
-        "device": decided.device.name,
-        "precision": decided.device.precision,
-        "estimate_seconds": decided.estimate_seconds,
-        "estimate_memory": decided.estimate_memory,
-    }
-
-
-def train_document(result: "Trained", decided: "Plan", found: "Survey") -> dict[str, Any]:
-    """Return the result of a training as plain data."""
-    return {
-        "model": str(result.model),
-        "run_folder": str(result.run_folder),
-        "device": decided.device.name,
-        "precision": decided.device.precision,
-        "pairs": len(found.pairs),
-        "train": len(decided.split.training),
-        "validation": len(decided.split.validation),
-        "patches_per_epoch": decided.patches_per_epoch,
-        "epochs": len(result.history),
-        "best_epoch": result.best.epoch if result.best else None,
-        "score": result.best.dice if result.best else None,
-        "weights_sha256": result.weights_sha256,
-        "history": [asdict(record) for record in result.history],
-    }
