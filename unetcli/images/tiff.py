@@ -25,6 +25,7 @@ from unetcli.images.tiff_colors import Conversion, conversion_of
 _SLIDES = {"svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"}
 _GUESSED = {"uniform", "generic", ""}
 _FEW_LISTED = 4
+_TILE_CACHE = 16 << 20  # bytes: of tiles, only those at the edges of a region are wanted again; of strips, all
 # What tifffile raises when a file is not what it says; anything else is a bug.
 _PARSING_ERRORS = (
     ValueError,
@@ -77,7 +78,7 @@ class TiffImage:
             if page.keyframe is not self._key:
                 check_pixels(page.keyframe, file)
             check_size(page, file, 1 if found.virtual is None else self._planes_expected())
-        self._cache = SegmentCache()
+        self._cache = SegmentCache(_TILE_CACHE) if self._key.is_tiled else SegmentCache()
         self._planes: dict[int, Plane] = {}
         self._lock = threading.Lock()
         self._whole: np.ndarray | None = None
