@@ -19,7 +19,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label, regionprops
-from skimage.segmentation import relabel_sequential
 
 Field = NDArray[np.float64]
 
@@ -157,7 +156,7 @@ def one_piece_each(ids: NDArray[np.int32]) -> NDArray[np.int32]:
         kept[kept == number] = 0
         if piece.area >= SMALLEST_CELL:
             kept[tuple(piece.coords.T)] = number
-    relabelled: NDArray[np.int32] = relabel_sequential(kept)[0]
+    relabelled: NDArray[np.int32] = np.searchsorted(np.union1d(kept, 0), kept).astype(np.int32)
     return relabelled
 
 

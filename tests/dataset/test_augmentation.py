@@ -103,7 +103,7 @@ class TestMap:
         image, grids = draw.random((90, 80, 1)), draw.normal(0, 2, (2, 3, 3))
         positions = build_map(40, (45, 40), grids, turn(float(draw.uniform(-180, 180))))
         patch = resample(image, positions.astype(np.float32))
-        np.testing.assert_allclose(patch, oracles.read_at(image, positions, 1), atol=2e-2 if old_opencv() else 1e-4)
+        np.testing.assert_allclose(patch, oracles.read_at(image, positions, 1), atol=3e-2 if old_opencv() else 1e-4)
 
     @pytest.mark.parametrize("size", [64, 188, 380, 572])
     @pytest.mark.parametrize("elastic", [10.0, LARGEST_ELASTIC])
