@@ -30,6 +30,17 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def held_memory() -> int:
+    """Return the bytes of memory that this process holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_memory(needed: int, what: str, *, path: Path | str | None = None, hint: str | None = None) -> None:
     """Raise unless `needed` bytes fit the memory that this process may use.
 

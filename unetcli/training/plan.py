@@ -19,6 +19,7 @@ from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError
+from unetcli.images.memory import held_memory
 from unetcli.images.threads import cores
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
 from unetcli.models import geometry_of
@@ -45,7 +46,8 @@ class Plan:
     patches_per_epoch : as many as cover the training pixels once, and at least 64.
     epochs : None where the time alone decides.
     class_weights : of the loss.
-    estimate_seconds : how long the training will take, measured on a few steps; estimate_memory in bytes.
+    estimate_seconds : how long the training will take, measured on a few steps; estimate_memory in bytes of
+        the device, which for a CPU are those of the whole process.
     """
 
     device: Device
@@ -137,6 +139,7 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     )
     values = bytes_per_pixel(network, survey.channels, device) * patch_size**2 * batch_size
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    held = held_memory() if device.kind == "cpu" else 0  # libraries and images; elsewhere they are not on the device
     decided = Plan(
         device=device,
         architecture=architecture,
@@ -154,7 +157,7 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         class_weights=weights,
         workers=workers,
         estimate_seconds=_estimate(config, trainer, (survey.channels, patch_size, patch_size), output_size),
-        estimate_memory=int(TRAINING_COPIES * values) + 16 * parameters,
+        estimate_memory=held + int(TRAINING_COPIES * values) + 16 * parameters,
     )
     return decided, trainer
 
