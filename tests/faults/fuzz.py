@@ -5,6 +5,7 @@ it again in an empty folder and shows what the program says to it.
 """
 
 import gzip
+import json
 import os
 import sys
 import tempfile
@@ -82,6 +83,20 @@ def image(rng: Random) -> Damaged:
     return infer(name, damaged_image(name, data, rng), channels)
 
 
+def scan(rng: Random) -> Damaged:
+    """Metadata of an OME-Zarr, and now and then a chunk."""
+    files = dict(choose(good("scans"), rng))
+    documents = [name for name in files if Path(name).name in (".zattrs", ".zarray", "zarr.json")]
+    if rng.random() < 0.2:
+        name = choose(sorted(files), rng)
+        files[name] = mutations.damaged_bytes(files[name], rng)
+    else:
+        name = choose(documents, rng)
+        text = mutations.damaged_json_text(json.loads(files[name]), rng)
+        files[name] = text.encode("utf-8", "surrogatepass")
+    return Damaged(files, infer("a.zarr", b"", 1).arguments)
+
+
 def packed(rng: Random) -> Damaged:
     data = good_files.nifti((12, 9, 4))
     if rng.random() < 0.6:
@@ -131,7 +146,7 @@ def names(rng: Random) -> Damaged:
 
 
 KINDS: list[Callable[[Random], Damaged]] = [
-    *[image] * 9, packed, *[description] * 2, *[mask] * 2, *[model] * 4, dataset, names,
+    *[image] * 8, scan, packed, *[description] * 2, *[mask] * 2, *[model] * 4, dataset, names,
 ]  # fmt: skip
 
 
@@ -214,6 +229,8 @@ def main(count: int, first: int = 0) -> bool:
             outcomes += some
             finds += its_finds
             print(*its_finds, sep="\n", end="\n" if its_finds else "", flush=True)
+            if outcomes.total() % 500 == 0:
+                print(f"{outcomes.total()} of {count} files", flush=True)
     print(f"{count} files in {time.monotonic() - began:.0f} s, {len(finds)} finds; exit codes:")
     for code in sorted({code for _, code in outcomes}):
         kinds = {kind: number for (kind, its), number in outcomes.items() if its == code}

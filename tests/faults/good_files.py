@@ -1,6 +1,8 @@
 """Good files of many kinds, as bytes: what the damaged ones are made of."""
 
 import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -88,6 +90,34 @@ def described() -> list[tuple[tuple[int, ...], dict, str]]:
     ):
         with tifffile.TiffFile(io.BytesIO(tiff(shape, photometric="minisblack", **options))) as file:
             found.append((shape, options, file.pages.first.description))
+    return found
+
+
+def scans() -> list[dict[str, bytes]]:
+    """Return the files of OME-Zarr folders, NGFF 0.4 and 0.5."""
+    import zarr
+
+    found = []
+    for version, format in (("0.4", 2), ("0.5", 3)):
+        scene = {
+            "axes": [
+                {"name": "z", "type": "space"},
+                *({"name": a, "type": "space", "unit": "micrometer"} for a in "yx"),
+            ],
+            "datasets": [
+                {"path": "full", "coordinateTransformations": [{"type": "scale", "scale": [2.0, 0.5, 0.5]}]},
+            ],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            group = zarr.open_group(folder, mode="w", zarr_format=format)
+            if format == 2:
+                group.attrs["multiscales"] = [{**scene, "version": version}]
+            else:
+                group.attrs["ome"] = {"version": version, "multiscales": [scene]}
+            pixels = np.random.default_rng(0).integers(0, 200, (2, 30, 40)).astype(np.uint16)
+            group.create_array("full", shape=pixels.shape, dtype=pixels.dtype, chunks=(1, 16, 16))[:] = pixels
+            files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+            found.append({f"a.zarr/{path.relative_to(folder)}": path.read_bytes() for path in files})
     return found
 
 
