@@ -400,3 +400,16 @@ def test_identical_images_in_training_and_validation_are_named(place, capsys):
     assert "warning: identical images in training and validation" in capsys.readouterr().err
     assert run(["train", "cells", "--validation", "c1", "--dry-run", *SMALL]) == 0
     assert "warning: identical" not in capsys.readouterr().err
+
+
+def test_a_threshold_is_learned(home, place, capsys):
+    from unetcli.models.modelfile import load_model
+
+    model = str(home / "binary.safetensors")
+    threshold = load_model(home / "binary.safetensors")[1].training["threshold"]
+    assert 0 < threshold < 1
+    scan = str(home / "binary/images/c0.tif")
+    assert run(["infer", scan, "-o", "auto.tif", "-m", model, "--threshold", "auto"]) == 0
+    assert f"threshold: {threshold:g} (the best on validation)" in capsys.readouterr().err
+    assert run(["infer", scan, "-o", "given.tif", "-m", model, "--threshold", str(threshold), "-q"]) == 0
+    np.testing.assert_array_equal(tifffile.imread("auto.tif"), tifffile.imread("given.tif"))
