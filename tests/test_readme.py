@@ -50,7 +50,9 @@ def test_commands_run(tmp_path, monkeypatch):
     assert (tmp_path / "mask.tif").is_file()
 
 
-@pytest.mark.parametrize("page", ["README.md", "sample_data/README.md", "tests/bench/README.md", "tests/pipelines/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "sample_data/README.md", "tests/bench/README.md", "tests/pipelines/README.md"]
+)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
