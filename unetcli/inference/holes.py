@@ -74,17 +74,29 @@ def _enclosing(graph: "sparse.csr_array", outside: int, object_of: NDArray[np.in
     ----------
     object_of : the object of each node, 0 for background.
     """
-    order, parents = sparse.csgraph.depth_first_order(graph, outside, directed=True)
-    place = np.empty(len(order), np.int64)  # when the search came to each node
-    place[order] = np.arange(len(order))
-    low = np.minimum.reduceat(place[graph.indices], graph.indptr[:-1]).tolist()  # every node has a neighbor
-    parent_of, visited, objects = parents.tolist(), place.tolist(), object_of.tolist()
-    tour = order.tolist()[1:]
-    for node in reversed(tour):
-        low[parent_of[node]] = min(low[parent_of[node]], low[node])
-    owners = [0] * len(objects)
-    for node in tour:
-        parent = parent_of[node]
+    starts, neighbors = graph.indptr.tolist(), graph.indices.tolist()
+    upcoming = list(starts)  # the next border of each node to follow
+    objects, owners = object_of.tolist(), [0] * len(object_of)
+    visited, low, parents = [0] * len(objects), [0] * len(objects), [outside] * len(objects)
+    visited[outside] = low[outside] = 1
+    tour, path = [outside], [outside]
+    while path:
+        node = path[-1]
+        if upcoming[node] == starts[node + 1]:
+            path.pop()
+            low[parents[node]] = min(low[parents[node]], low[node])
+            continue
+        other = neighbors[upcoming[node]]
+        upcoming[node] += 1
+        if visited[other]:
+            low[node] = min(low[node], visited[other])
+        else:
+            tour.append(other)
+            path.append(other)
+            visited[other] = low[other] = len(tour)
+            parents[other] = node
+    for node in tour[1:]:
+        parent = parents[node]
         separated = objects[parent] > 0 and low[node] >= visited[parent]
         owners[node] = objects[parent] if separated else owners[parent]
     return np.array(owners, np.int32)
