@@ -172,6 +172,8 @@ def _labels(description: Mapping[str, Any], path: Path) -> tuple[tuple[tuple[int
     values = {name: value for name, value in labels.items() if name != "ignore"}
     if any(isinstance(value, list) for value in values.values()):
         return None, ignore if isinstance(ignore, int) else None
-    if not all(isinstance(value, int) and value >= 0 for value in (*values.values(), *([ignore] if ignore else []))):
+    if not all(
+        isinstance(value, int) and value >= 0 for value in (*values.values(), *([] if ignore is None else [ignore]))
+    ):
         raise InputError(f"its 'labels' are no whole numbers: {labels}", path=path, hint="correct or remove 'labels'")
     return tuple(sorted((value, str(name)) for name, value in values.items())), ignore
