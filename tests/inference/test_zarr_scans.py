@@ -37,14 +37,15 @@ def stack(seed=0, pages=3, height=150, width=130):
     return np.random.default_rng(seed).integers(500, 5000, (pages, height, width)).astype(np.uint16)
 
 
-@pytest.mark.parametrize("kind", ["mask", "classes", "instances", "probabilities"])
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(
+    ("kind", "version"), [("mask", "0.4"), ("classes", "0.5"), ("instances", "0.4"), ("probabilities", "0.5")]
+)
 def test_same_as_tiff(model, tmp_path, monkeypatch, kind, version):
     """A scan in either format gives the same result in either format, lying on the scan."""
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("a.tif", stack(), metadata={"axes": "ZYX"}, photometric="minisblack")
     save(tmp_path / "a.zarr", stack(), "zyx", version)
-    more = ["-m", str(model), "--output-kind", kind, "--tile", "60", "-q"]
+    more = ["-m", str(model), "--output-kind", kind, "--tile", "100", "--threads", "1", "-q"]
     assert run(["infer", "a.tif", "-o", "t.tif", *more]) == 0
     assert run(["infer", "a.zarr", "-o", "m.zarr", "--ngff", version, *more]) == 0
     with open_image("t.tif") as expected, open_image("m.zarr") as found:
@@ -53,7 +54,8 @@ def test_same_as_tiff(model, tmp_path, monkeypatch, kind, version):
         for page, other in zip(found.pages(), expected.pages(), strict=True):
             np.testing.assert_array_equal(page[:], other[:])
     assert (tmp_path / "m.zarr" / {"0.4": ".zgroup", "0.5": "zarr.json"}[version]).is_file()
-    assert run(["evaluate", "m.zarr", "t.tif", "-q"]) == (0 if kind != "probabilities" else 3)
+    if kind == "mask":
+        assert run(["evaluate", "m.zarr", "t.tif", "-q", "--fail-under", "dice=1"]) == 0
 
 
 def test_folders_of_stores(model, tmp_path, monkeypatch):
@@ -65,10 +67,13 @@ def test_folders_of_stores(model, tmp_path, monkeypatch):
     (tmp_path / "scans/c.zarr.part/.zgroup").unlink()
     (tmp_path / "scans/c.zarr.part/.zattrs").unlink()
     tifffile.imwrite("scans/d.tif", stack(3, 1)[0])
-    assert run(["infer", "scans", "-o", "masks", "-m", str(model), "-q"]) == 0
+    assert run(["infer", "scans", "-o", "masks", "-m", str(model), "--threads", "1", "-q"]) == 0
     assert sorted(path.name for path in Path("masks").iterdir()) == ["a.tif", "b.tif", "d.tif"]
-    assert run(["infer", "scans/b.zarr/", "-o", "again.zarr/", "-m", str(model), "-q"]) == 0
-    assert run(["infer", "scans/b.zarr", "-o", "again.zarr", "-m", str(model), "-q", "--skip-existing"]) == 0
+    assert run(["infer", "scans/b.zarr/", "-o", "again.zarr/", "-m", str(model), "--threads", "1", "-q"]) == 0
+    assert (
+        run(["infer", "scans/b.zarr", "-o", "again.zarr", "-m", str(model), "--threads", "1", "-q", "--skip-existing"])
+        == 0
+    )
     Path("truth").mkdir()
     Path("again.zarr").rename("truth/b.zarr")
     Path("masks/a.tif").unlink()
