@@ -1,6 +1,7 @@
 """OME-Zarr: the pixels and the geometry that zarr and ome-zarr see, and folders that are complete or absent."""
 
 import contextlib
+import errno
 import json
 import pickle
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from unetcli.errors import InputError, OutputError, UsageError
 from unetcli.images import ImageInfo, ImageWriter, PixelSize, check_writable, intensity_range, open_image
 from unetcli.images.atomic_folder import atomic_folder, part_of
-from unetcli.images.omezarr_encoder import Store
+from unetcli.images.omezarr_encoder import Level, Store
 
 zarr = pytest.importorskip("zarr")
 
@@ -288,6 +289,16 @@ def test_an_error_leaves_the_old_one(tmp_path):
     with open_image(tmp_path / "m.zarr") as image:
         assert (image.page(0)[:] == 3).all()
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(Level, "write", full)
+    with pytest.raises(OutputError, match=r"m\.zarr: disk full .needs 400 bytes"):
+        write(tmp_path / "m.zarr", scan_info(height=20, width=20), np.zeros((1, 20, 20, 1), np.uint8))
+    assert not any(tmp_path.iterdir())
 
 
 def test_other_folders_are_not_replaced(tmp_path):
