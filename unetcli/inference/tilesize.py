@@ -13,7 +13,7 @@ from unetcli.models import geometry_of
 from unetcli.models.device import PRECISIONS, Device
 from unetcli.models.fusion import operation_counts
 
-WASTE_WORTH_GROWING = 0.07  # tiles stop growing where overlap costs less of the arithmetic, see tests/bench/README.md
+WASTE_WORTH_GROWING = 0.10  # tiles stop growing where overlap costs less of the arithmetic, see tests/bench/README.md
 MEMORY_SHARE = 0.5  # of what is free; the rest is left to images, outputs and the convolutions' work space
 LARGEST_BATCH = 16
 GROWTH = 1.25
@@ -76,7 +76,7 @@ def free_memory(device: Device) -> int:
 def choose_tile(network: nn.Module, channels: int, device: Device, *, tile: int = 0, batch: int = 0) -> TileSize:
     """Return the tile and batch to use; a `tile` or `batch` that is not 0 is taken as it is, made legal.
 
-    A tile grows until overlap costs less than 7 % of the arithmetic or the memory is full, and always writes at
+    A tile grows until overlap costs less than 10 % of the arithmetic or the memory is full, and always writes at
     least one step; the batch is 1 on a CPU, where it gains nothing, and what the memory holds on a GPU.
     """
     geometry = geometry_of(network)
