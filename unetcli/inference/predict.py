@@ -24,6 +24,7 @@ EIGHT_TURNS: tuple[Turn, ...] = tuple((quarters, mirrored) for mirrored in (Fals
 UNTURNED = EIGHT_TURNS[:1]
 
 T = TypeVar("T")
+Uploaded = tuple[Tensor, torch.cuda.Event | None]  # tiles on the device, and what says when they are there
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,10 @@ class Ensemble:
         return max(map(geometry_of, self.networks), key=lambda geometry: (geometry.step, geometry.border))
 
     def probabilities(self, batches: Sequence[Tensor], core: tuple[int, int]) -> Tensor:
-        """Return class probabilities (N, K, *core) of one batch of tiles, given as each network reads it."""
+        """Return class probabilities (N, K, *core) of a batch of tiles, on the device as each network reads them."""
         total: Tensor | None = None
         for network, tiles in zip(self.networks, batches, strict=True):
             cut_off = geometry_of(network).context
-            tiles = tiles.to(self.device.torch, non_blocking=True, memory_format=torch.channels_last)
             for turn in self.turns:
                 with torch.inference_mode(), self.device.arithmetic():
                     logits = turned_back(network(turned(tiles, turn)), turn)
@@ -173,8 +173,10 @@ def _bands_of(
     core = (grid.core_height, grid.core_width)
     geometries = [geometry_of(network) for network in ensemble.networks]
 
-    def read(writes: list[Region]) -> tuple[list[Region], list[Tensor]]:
-        return writes, [_read_batch(source, prepare, grid, writes, geometry) for geometry in geometries]
+    upload = _Upload(ensemble.device)
+
+    def read(writes: list[Region]) -> tuple[list[Region], list[Uploaded]]:
+        return writes, [upload(_read_batch(source, prepare, grid, writes, geometry)) for geometry in geometries]
 
     rows = list(grid.rows())
     batches = [row[first : first + batch] for row in rows for first in range(0, len(row), batch)]
@@ -183,7 +185,7 @@ def _bands_of(
             band_height = writes[0].height
             classes = np.empty((band_height, grid.width), np.uint8)
             probabilities: NDArray[np.float32] | None = None
-        computed = ensemble.probabilities(tiles, core)
+        computed = ensemble.probabilities([upload.awaited(each) for each in tiles], core)
         computed_classes = ensemble.classes(computed).cpu().numpy()
         for number, write in enumerate(writes):
             classes[:, write.left : write.right] = computed_classes[number, : write.height, : write.width]
@@ -202,6 +204,31 @@ def _read_batch(source: Source, prepare: Prepare, grid: TileGrid, writes: list[R
         read = grid.read_region(write, geometry)
         tiles.append(prepare(read_mirrored(source, read.top, read.bottom, read.left, read.right)))
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)  # (N, h, w, C) -> (N, C, h, w), channels last
+
+
+class _Upload:
+    """Moves tiles to the device from the thread that reads them, beside what the device computes meanwhile."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device.torch
+        self.stream = torch.cuda.Stream(self.device) if device.kind == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, tiles: Tensor) -> Uploaded:
+        """Return tiles on the device, and the event after which they are there."""
+        if self.stream is None:
+            return tiles.to(self.device, memory_format=torch.channels_last), None
+        with torch.cuda.stream(self.stream):
+            moved = tiles.pin_memory().to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            return moved, self.stream.record_event()
+
+    def awaited(self, uploaded: Uploaded) -> Tensor:
+        """Return tiles that the computing stream will find complete."""
+        tiles, event = uploaded
+        if event is not None:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_event(event)
+            tiles.record_stream(computing)
+        return tiles
 
 
 def _one_ahead(work: Callable[[list[Region]], T], items: Sequence[list[Region]]) -> Iterator[T]:
