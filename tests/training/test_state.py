@@ -144,6 +144,7 @@ def changed(state, **changes):
     ],
 )
 def test_a_state_of_another_network(tmp_path, change, said):
+    """CK15, first half: without the optimizer's moments it is no state."""
     trainer = saved(tmp_path)
     state = EMPTY.at(trainer)
     with pytest.raises(ModelFileError, match=said):
@@ -151,6 +152,7 @@ def test_a_state_of_another_network(tmp_path, change, said):
 
 
 def test_another_torch_is_a_warning(tmp_path):
+    """CK15, second half."""
     state = replace(EMPTY.at(saved(tmp_path)), torch_version="2.0.0")
     with pytest.warns(UnetWarning, match=r"began with torch 2\.0\.0"):
         restore(trainer_of(), state, tmp_path)
