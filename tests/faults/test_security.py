@@ -33,14 +33,15 @@ FORBIDDEN = {
 @pytest.mark.parametrize("pattern", FORBIDDEN, ids=FORBIDDEN.values())
 def test_dangerous_calls(pattern):
     """SEC02."""
-    allowed = {"np.load(": "evaluation/prediction.py"}  # its own files, without pickles
+    own = ("evaluation/prediction.py", "inference/work.py")
+    allowed = {"np.load(": own}  # files of its own, without pickles
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in ROOT.rglob("*.py")
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if re.search(pattern, line.partition("#")[0])
         and '"""' not in line
-        and not any(call in line and str(path).endswith(place) for call, place in allowed.items())
+        and not any(call in line and str(path).endswith(places) for call, places in allowed.items())
     ]
     assert not found
 
