@@ -162,12 +162,13 @@ def _remove_leftovers(target: Path) -> None:
             if not entry.name.startswith(prefix):
                 continue
             process = entry.name[len(prefix) :].partition("-")[0]
-            if process.isdigit() and not _is_alive(int(process)):
+            if process.isdigit() and not is_alive(int(process)):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

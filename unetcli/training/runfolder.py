@@ -1,6 +1,7 @@
 """The run folder beside the model: its options, its history, a preview; one training at a time owns it."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.errors import OutputError
-from unetcli.images.atomic import atomic_path
+from unetcli.images.atomic import atomic_path, is_alive
 from unetcli.training.records import EpochRecord
 
 BEST = "best.safetensors"
+_OWN_LOCK = ".lock.tmp-"
+_TRIES = 10  # to take a lock that others take and let go at the same time
 
 
 class RunFolder:
@@ -55,21 +58,33 @@ class RunFolder:
             holder.rmdir()
 
     def _take(self, holder: Path) -> None:
-        owner_file = holder / "owner.json"
-        try:
-            holder.mkdir()  # succeeds for one process only
-        except FileExistsError:
-            owner = _owner(owner_file)
-            here = owner.get("host") == socket.gethostname()
-            if not owner or not here or _is_alive(int(owner["pid"])):
-                who = f"pid {owner.get('pid', '?')} on host {owner.get('host', '?')} since {owner.get('since', '?')}"
-                raise OutputError(
-                    f"is in use by {who}",
-                    path=self.path,
-                    hint=f"wait, name another with -o, or remove {holder} if it is stale",
-                ) from None
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        owner_file.write_text(json.dumps(owner))
+        """Put a folder that names its owner in place of the lock, which succeeds for one process only."""
+        host = socket.gethostname()
+        owner = {"pid": os.getpid(), "host": host, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        for left in self.path.glob(f"{_OWN_LOCK}{host}-*"):  # by a process that was killed just then
+            if not is_alive(int(left.name.rpartition("-")[2])):
+                shutil.rmtree(left, ignore_errors=True)
+        own = self.path / f"{_OWN_LOCK}{host}-{os.getpid()}"
+        own.mkdir(exist_ok=True)
+        (own / "owner.json").write_text(json.dumps(owner))
+        other: dict[str, Any] = {}
+        for _ in range(_TRIES):
+            if _renamed(own, holder):
+                return
+            other = _owner(holder / "owner.json")
+            if other and other.get("host") == host and not is_alive(int(other["pid"])):
+                stale = self.path / f"{_OWN_LOCK}{host}-{other['pid']}"
+                if _renamed(holder, stale):
+                    shutil.rmtree(stale, ignore_errors=True)
+            elif other:
+                break
+        shutil.rmtree(own)
+        who = f"pid {other.get('pid', '?')} on host {other.get('host', '?')} since {other.get('since', '?')}"
+        raise OutputError(
+            f"is in use by {who}",
+            path=self.path,
+            hint=f"wait, name another with -o, or remove {holder} if it is stale",
+        )
 
     def clear(self) -> None:
         """Remove the files of an earlier training."""
@@ -143,11 +158,12 @@ def _owner(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _is_alive(pid: int) -> bool:
+def _renamed(folder: Path, target: Path) -> bool:
+    """Rename a folder, and return whether that was done: not where files are in the way or another was quicker."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.EACCES):
+            raise
         return False
-    except PermissionError:
-        return True
     return True
