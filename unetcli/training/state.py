@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unetcli.dataset.survey import Survey
 from unetcli.errors import InputError, ModelFileError, warn
+from unetcli.inference.predict import TileSize
 from unetcli.models.container import read_container, write_container
 from unetcli.training.loop import Trainer
 from unetcli.training.plan import Plan
@@ -162,6 +163,7 @@ def position_of(trainer: Trainer) -> dict[str, Any]:
         "bad_steps": trainer.bad_steps,
         "averaged_steps": trainer.average.steps,
         "scaler": trainer.scaler.state_dict(),
+        "tile": [trainer.tile.tile, trainer.tile.batch],  # of validation, whose last digits depend on it in bf16
     }
 
 
@@ -199,6 +201,7 @@ def restore(trainer: Trainer, state: TrainingState, path: Path) -> None:
         setattr(trainer, name, position[name])
     trainer.average.steps = position["averaged_steps"]
     trainer.scaler.load_state_dict(position["scaler"])
+    trainer.tile = TileSize(*position["tile"])
 
 
 def _restore_moments(
