@@ -59,7 +59,7 @@ def compare(data: Path, seconds: int, picture_seconds: int) -> None:
         folder = Path(name)
         images, truth = validation_images(data, folder)
         for arch in ARCHITECTURES:
-            common = ["--arch", arch, "--features", NARROW, "--seed", 0, "--overwrite"]
+            common = ["--arch", arch, "--features", NARROW, "--seed", 0, "--class-balance", "inverse", "--overwrite"]
             model = folder / f"{arch}.safetensors"
             trained, memory = run(
                 "train", data, "-o", model, "--validation", data / "split.csv", "--max-time", f"{seconds}s", *common

@@ -104,3 +104,15 @@ def test_deterministic_is_a_matter_of_cuda(place):
         torch.use_deterministic_algorithms(False)
     assert run(["train", "cells", *FAST, "-q", "-o", "b.safetensors"]) == 0
     assert load_model(place / "unet.safetensors")[2] == load_model(place / "b.safetensors")[2]
+
+
+def test_batch_normalization_gets_a_batch():
+    from unetcli.models import build_network
+    from unetcli.training.plan import usual_batch_size
+
+    plain, normalized = (
+        build_network("unet", channels=1, classes=2, features=2, depth=1, batch_norm=batch_norm)
+        for batch_norm in (False, True)
+    )
+    assert [usual_batch_size(plain, 196**2, size) for size in (1000, 196, 98, 10)] == [1, 1, 4, 16]
+    assert [usual_batch_size(normalized, 196**2, size) for size in (1000, 196, 98, 10)] == [4, 4, 4, 16]
