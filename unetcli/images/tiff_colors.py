@@ -64,7 +64,8 @@ def conversion_of(key: Any, file: InputFile, *, palette: str, colors: bool) -> C
 
     Parameters
     ----------
-    palette : "colors" looks palettes up, "indices" leaves the indices.
+    palette : "colors" looks palettes up, "indices" leaves values as they are stored, as those of masks must be: also
+        where white is stored as 0, which only says how a mask is shown (by ImageJ) or nothing at all (1-bit masks).
     colors : whether the samples of a pixel are colors (axis S) and not channels that the user named.
 
     Raises
@@ -90,7 +91,7 @@ def conversion_of(key: Any, file: InputFile, *, palette: str, colors: bool) -> C
     if kept < samples:
         warn("alpha is dropped", path=file.path)
         notes.append("alpha dropped")
-    if photometric == _WHITE_IS_ZERO:
+    if photometric == _WHITE_IS_ZERO and palette == "colors":
         if dtype.kind == "u":
             highest = (1 << bits) - 1
             notes.append("inverted (white is stored as 0)")

@@ -1,0 +1,31 @@
+"""Mask values are those that are stored, however the file says they are to be shown."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from unetcli.cli import run
+from unetcli.dataset.pairs import collect_pairs
+from unetcli.dataset.survey import load_pair, survey
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8"])
+def test_white_is_zero(tmp_path, kind, capsys):
+    """tifffile writes one-bit masks so, ImageJ masks with an inverting table."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks", "plain"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        mask = np.zeros((40, 40), bool)
+        mask[5:15, 5 : 15 + number] = True
+        stored = mask if kind == "bool" else mask.astype(np.uint8) * 255
+        tifffile.imwrite(tmp_path / f"images/{number}.tif", rng.integers(0, 99, mask.shape, np.uint8))
+        tifffile.imwrite(tmp_path / f"masks/{number}.tif", stored, photometric="miniswhite")
+        tifffile.imwrite(tmp_path / f"plain/{number}.tif", mask.astype(np.uint8) * 255)
+    found = survey(collect_pairs([], images=str(tmp_path / "images/*"), masks=str(tmp_path / "masks/*")))
+    found.check()
+    assert found.class_shares[1] == pytest.approx(115 / 1600)
+    _, _, labels = load_pair(found.pairs[0], found.coding)
+    assert labels[5:15, 5:15].all()
+    assert labels.sum() == 100
+    assert run(["evaluate", str(tmp_path / "plain"), str(tmp_path / "masks"), "--fail-under", "dice=1"]) == 0
