@@ -40,7 +40,7 @@ class Case:
     code: int = 0
     says: Sequence[str] = ()
     check: Callable[[Path], object] | None = None
-    seconds: float = 10
+    seconds: float = 60
     megabytes: int = 300
     outputs: Sequence[str] = ("m.tif",)
 

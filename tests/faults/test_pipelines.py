@@ -168,7 +168,7 @@ def on_terminal(zygote, arguments, place, environment):
     running = zygote.start(arguments, place, streams=(os.devnull, "out", os.ttyname(theirs)), environment=environment)
     os.set_blocking(ours, False)
     shown = b""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     code = None
     while code is None and time.monotonic() < deadline:
         code = zygote.ask({"poll": running.pid})["code"]

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def kill_and_resume(home, place, zygote, uninterrupted, delays):
 
 def test_killed_at_any_moment(home, place, zygote, uninterrupted):
     kill_and_resume(home, place, zygote, uninterrupted, [0.2, 0.6, 0.9, 1.3, 1.1])
+
+
+def test_stopped_before_the_first_step(home, place, uninterrupted, monkeypatch):
+    """The model that is written then is continued too."""
+    arguments = ["train", str(home / "cells"), *OPTIONS, "--epochs", str(EPOCHS), "-q"]
+    command = sys.modules["unetcli.cli.train"]
+    told = command.Stop()
+    told.number = signal.SIGTERM
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "stopping_on_signals", lambda: contextlib.nullcontext(told))
+        assert run(arguments) == 143
+    assert load_state(place / "unet.run").position["losses"] == []
+    load_model(place / "unet.safetensors")
+    assert run(["train", "--resume", "-q"]) == 0
+    assert (load_model(place / "unet.safetensors")[2], history(place / "unet.run")) == uninterrupted
 
 
 @pytest.mark.slow
@@ -238,7 +254,7 @@ def test_side_files_that_cannot_be_written(what, home, place, capsys, monkeypatc
         monkeypatch.setattr(RunFolder, f"write_{what}", full)
     assert run(["train", str(home / "cells"), *OPTIONS, "--epochs", "3"]) == 5
     error = capsys.readouterr().err
-    assert len(failures) == 3
+    assert len(failures) == {"state": 3, "history": 3, "page": 5}[what]  # the page also at the start and at the end
     assert error.count("warning: ") - error.count("predict nothing") == 1
     assert "the training goes on as long as its model can be written" in error
     load_model(place / "unet.safetensors")

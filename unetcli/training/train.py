@@ -142,7 +142,9 @@ def _train(
                         page.update(sha256)
                     warn_of_collapse(trainer.history)
                 yield record
-            if trainer.losses:  # stopped in the middle of an epoch, after a whole step
+            if (
+                trainer.losses or not trainer.history
+            ):  # stopped in the middle of an epoch, after a whole step, or before
                 with extra:
                     save_state(folder.path, state.at(trainer))
         finally:
