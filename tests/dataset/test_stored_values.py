@@ -29,3 +29,20 @@ def test_white_is_zero(tmp_path, kind, capsys):
     assert labels[5:15, 5:15].all()
     assert labels.sum() == 100
     assert run(["evaluate", str(tmp_path / "plain"), str(tmp_path / "masks"), "--fail-under", "dice=1"]) == 0
+
+
+def test_two_codings_of_one_class_are_suspected(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5:15:3, 5 : 15 + number] = 255 if number % 2 else 1
+        tifffile.imwrite(
+            tmp_path / f"images/{number}.tif", np.full((40, 40), number, np.uint8) + np.eye(40, dtype=np.uint8)
+        )
+        tifffile.imwrite(tmp_path / f"masks/{number}.tif", mask)
+    found = survey(collect_pairs([tmp_path]))
+    assert [note for note in found.notes if "(1 in 0, 255 in 1)" in note]
+    mask[30:35, 30:35] = 1  # now one mask has both: two classes
+    tifffile.imwrite(tmp_path / "masks/3.tif", mask)
+    assert not [note for note in survey(collect_pairs([tmp_path])).notes if "each mask" in note]

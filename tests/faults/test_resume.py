@@ -156,7 +156,7 @@ def test_changed_data(interrupted, capsys):
     before = (interrupted / "unet.safetensors").read_bytes()
     assert run(["train", "--resume"]) == 3
     error = capsys.readouterr().err
-    assert "1 of 4 pairs differ from those the training began with: c1" in error
+    assert "unet.run: 1 of 4 pairs differ from those the training began with: c1" in error
     check_form(3, error)
     assert (interrupted / "unet.safetensors").read_bytes() == before
 
@@ -219,6 +219,7 @@ def test_an_interrupted_training_is_not_replaced_unasked(interrupted, capsys):
     assert "holds a training that was interrupted" in error
     check_form(5, error)
     assert run(["train", "cells", *FAST, "--resume", "--overwrite"]) == 2
+    assert "--resume continues a training, --overwrite begins anew" in capsys.readouterr().err
     assert run(["train", "cells", *FAST, "--overwrite", "-q"]) == 0
     assert len(history(interrupted / "unet.run")) == 1
     assert not (interrupted / "unet.run" / PREVIOUS).exists()

@@ -404,3 +404,15 @@ for top in range(64 * int(sys.argv[1]), 640, 128):
     with open_image(tmp_path / "m.zarr") as image:
         np.testing.assert_array_equal(image.page(0)[:, 7, 0], np.repeat(np.arange(1, 11), 64))
         assert zarr.open_array(tmp_path / "m.zarr/0", mode="r").chunks == (64, 512)
+
+
+def test_nothing_is_written_into_a_scan(tmp_path):
+    from unetcli.errors import UsageError
+    from unetcli.images.atomic import check_writable
+
+    (tmp_path / "scan.zarr").mkdir()
+    check_writable(tmp_path / "mask.zarr", inputs=[tmp_path / "scan.zarr"])
+    for name in ("scan.zarr/mask.zarr", "scan.zarr/labels/mask.tif"):
+        with pytest.raises(UsageError, match="would lie inside the input"):
+            check_writable(tmp_path / name, inputs=[tmp_path / "scan.zarr"])
+    assert list((tmp_path / "scan.zarr").iterdir()) == []

@@ -81,7 +81,11 @@ def find_inputs(images: list[str]) -> list[str]:
                 and (is_image_folder(entry) or (entry.suffix.lower() in READABLE and entry.is_file()))
             )
             if not inside:
-                raise InputError("holds no image", path=path, hint="name the files, or a glob in quotes")
+                raise InputError(
+                    "holds no image (its sub-folders are not searched)",
+                    path=path,
+                    hint=f"name the files, or a glob in quotes: '{path}/*/*.tif'",
+                )
             found += inside
         elif path.exists():
             found.append(argument)  # a pipe or a device: the reader says what is wrong with it

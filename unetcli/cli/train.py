@@ -149,6 +149,8 @@ def train(
     with console(
         "train", quiet=quiet or not first, verbose=verbose, debug=debug, json_target=json_file if first else None
     ) as shown:
+        if resume and overwrite:
+            raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
         given = resumed(context) if resume else dict(context.params)
         given["commands"] = [*given.get("commands", ()), context.obj]
         page_range = options.parse_pages(given["pages"])
@@ -223,7 +225,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
         shown.say(f"nothing to continue in {config.run_folder} yet: a training begins")
     config = config.continuing(saved.chosen) if saved else replace(config, resume=False)
     if saved is not None:
-        saved.check(found)
+        saved.check(found, config.run_folder)
     decided, trainer = plan(config, found)
     state = begin(stored(given), decided, found)
     if saved is not None:

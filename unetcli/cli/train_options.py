@@ -34,8 +34,6 @@ def configs_of(given: Mapping[str, Any]) -> "list[TrainConfig]":
     from unetcli.dataset.augmentation import NO_AUGMENTATION, AugmentationSettings
     from unetcli.training.config import TrainConfig
 
-    if given["resume"] and given["overwrite"]:
-        raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
     if given["folds"] and given["validation"] != "auto":
         raise UsageError("--folds holds every image out once, --validation names others", hint="leave one of them out")
     augmentation = AugmentationSettings(**{name: given[name] for name in AUGMENTATION})
@@ -101,7 +99,8 @@ def resumed(context: typer.Context) -> Options:
         epochs = before["epochs"] or (EPOCHS if before["max_time"] is None else None)
         if name == "epochs" and epochs is not None and given["epochs"] >= epochs:
             continue
-        conflicts.append(f"--{name.replace('_', '-')} {plain[name]} (it began with {before[name]})")
+        began = "the default" if before[name] is None else before[name]
+        conflicts.append(f"--{name.replace('_', '-')} {plain[name]} (it began with {began})")
     if conflicts:
         raise UsageError(
             f"the training began with other options: {', '.join(conflicts)}",

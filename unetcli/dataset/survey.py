@@ -170,9 +170,28 @@ class Survey:
         empty = [r.pair.name for r in self.records if coding and not self._has_foreground(r, coding)]
         if empty:
             told.append(f"{len(empty)} of {len(self.records)} masks have no foreground: {_some(empty)}")
+        told += self._value_each_note()
         for group in self.duplicates:
             told.append(f"identical images: {_some([self.records[index].pair.name for index in group])}")
         return tuple(told)
+
+    def _value_each_note(self) -> list[str]:
+        """Return what to say of masks that have one foreground value each, but not all the same one."""
+        coding = self.detected
+        if coding is None or coding.task == "instances" or coding.kind != "values":
+            return []
+        first: dict[int, str] = {}
+        for record in self.records:
+            values = record.mask.without(coding.ignore).without(coding.values[0]).values.tolist()
+            if len(values) > 1:
+                return []
+            for value in values:
+                first.setdefault(int(value), record.pair.name)
+        if len(first) < 2:
+            return []
+        shown = ", ".join(f"{value} in {name}" for value, name in first.items())
+        what = f"each mask has one value besides background, but not the same ({shown})"
+        return [f"{what}: if all mean one class, save them alike"]
 
     def _has_foreground(self, record: Record, coding: LabelCoding) -> bool:
         return len(_as_coded(record, coding).without(coding.ignore).without(coding.values[0]).values) > 0

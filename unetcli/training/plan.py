@@ -18,7 +18,7 @@ from unetcli.dataset.patches import PatchDataset, Sample, Weighting
 from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
-from unetcli.errors import InputError, UsageError
+from unetcli.errors import InputError, UsageError, warn
 from unetcli.images.memory import held_memory
 from unetcli.images.threads import cores
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
@@ -97,6 +97,8 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         dropout=recipe.dropout,
         init=config.init,
     )
+    if config.freeze and config.init is None:
+        warn("--freeze without --init keeps random weights")
     freeze(network, config.freeze)
     geometry = geometry_of(network)
 

@@ -53,8 +53,12 @@ class TrainingState:
         """Epochs that the training was to have; None where the time alone decides."""
         return self.chosen["epochs"] if isinstance(self.chosen["epochs"], int) else None
 
-    def check(self, survey: Survey) -> None:
+    def check(self, survey: Survey, path: Path) -> None:
         """Raise unless the data are those that the training began with.
+
+        Parameters
+        ----------
+        path : of the run folder, for messages.
 
         Raises
         ------
@@ -65,15 +69,18 @@ class TrainingState:
             if self.chosen[what] != now:
                 raise ModelFileError(
                     f"the training began with {self.chosen[what]} {what}, the data have {now}",
+                    path=path,
                     hint="put the data back, or begin anew with --overwrite",
                 )
         data = survey.as_json()["images"]
         changed = sorted(name for name in self.data.keys() | data.keys() if self.data.get(name) != data.get(name))
         if changed:
+            pairs = len(self.data.keys() | data.keys())
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             raise InputError(
-                f"{len(changed)} of {len(self.data)} pairs differ from those the training began with: "
+                f"{len(changed)} of {pairs} pairs differ from those the training began with: "
                 f"{', '.join(changed[:SHOWN])}{more}",
+                path=path,
                 hint="put the data back, or begin anew with --overwrite",
             )
 
