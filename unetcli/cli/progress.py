@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from unetcli.cli.console import Console, one_line
 
 BAR_WIDTH = 12
+WIDEST = 200  # characters of the line, whatever COLUMNS says: it is filled with spaces
 
 
 @contextlib.contextmanager
@@ -32,6 +33,8 @@ def progress_bar(
     time = (TimeRemainingColumn(),) if timed else ()
     word = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))  # cut where the line ends
     columns = (BarColumn(BAR_WIDTH), TaskProgressColumn(), *time, word)
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True, expand=True) as bar:
+    terminal = RichConsole(stderr=True)
+    terminal.width = min(terminal.width, WIDEST)
+    with Progress(*columns, console=terminal, transient=True, expand=True) as bar:
         task = bar.add_task(what, total=1.0)
         yield lambda share, label: bar.update(task, completed=share, description=escape(one_line(label)))
