@@ -1,4 +1,4 @@
-"""A model made by hand: what is brighter than half of the range is foreground."""
+"""Model files made by hand: any network with a description, and one whose foreground is the brighter half."""
 
 import torch
 
@@ -11,6 +11,15 @@ CODINGS = {
     "mask": LabelCoding("semantic", (0, 255), ("background", "cell")),
     "instances": LabelCoding("instances", (0,), ("background", "object")),
 }
+
+
+def describe(arguments, *, architecture="unet", coding=CODINGS["mask"], **changes):
+    """Return the description of a network for gray images and two classes, or with what is changed."""
+    usual = {
+        "channels": 1, "classes": 2, "normalization": rule(), "axes": "YX", "pixel_size": None, "patch_size": 60,
+        "training": {},
+    }  # fmt: skip
+    return ModelDescription(architecture, dict(arguments), coding=coding.to_json(), **{**usual, **changes})
 
 
 def write_model(path, kind="mask", *, training=None):
@@ -31,6 +40,5 @@ def write_model(path, kind="mask", *, training=None):
         network.get_submodule("expanding.1.first").convolution.weight[0, [0, 4], 1, 1] = 1  # whichever comes first
         network.classifier.weight[1, 0] = 20
         network.classifier.bias[1] = -10
-    coding = CODINGS[kind].to_json()
-    save_model(path, network, ModelDescription("unet", arguments, 1, 2, rule(), "YX", coding, None, 60, training or {}))
+    save_model(path, network, describe(arguments, coding=CODINGS[kind], training=training or {}))
     return path

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from handmade import describe
 
-from unetcli.dataset.labels import LabelCoding
 from unetcli.images import IntensityRange, normalize
-from unetcli.images.normalization import rule
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.predict import Ensemble, predict_bands
 from unetcli.inference.records import Destinations, InferConfig
@@ -25,7 +24,7 @@ from unetcli.inference.tiling import cut
 from unetcli.models import build_network, geometry_of
 from unetcli.models.device import choose_device, set_threads
 from unetcli.models.fusion import ready
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 FEATURES = 32
@@ -151,9 +150,7 @@ def test_against_monai(benchmark, elsewhere, side):
 def test_file_to_file(benchmark, tmp_path, side):
     set_threads()
     tifffile.imwrite(tmp_path / "scan.tif", random_image(side)[..., 0], tile=(256, 256), compression="deflate")
-    coding = LabelCoding("semantic", (0, 255), ("background", "object")).to_json()
-    description = ModelDescription("unet", {"features": FEATURES}, 1, 2, rule(), "YX", coding, None, 60, {})
-    save_model(tmp_path / "m.safetensors", network_of(), description)
+    save_model(tmp_path / "m.safetensors", network_of(), describe({"features": FEATURES}))
     device = choose_device()
     segmenter = Segmenter([tmp_path / "m.safetensors"], device)
     size = segmenter.size_for(InferConfig())

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from handmade import describe
 
 from unetcli.cli import run
 from unetcli.dataset.examination import pixel_hash
 from unetcli.dataset.labels import LabelCoding
-from unetcli.images.normalization import rule
 from unetcli.models import build_network
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 
 IDS = np.zeros((44, 52), np.uint16)
 for number, (y, x) in enumerate(((3, 3), (3, 20), (3, 38), (24, 3), (24, 20), (24, 38)), 1):
@@ -31,11 +31,7 @@ def save_small_model(path, coding, trained=()):
     torch.manual_seed(1)
     network = build_network("unet", channels=1, classes=2, features=2, depth=1)
     arguments = {"features": 2, "depth": 1}
-    description = ModelDescription(
-        "unet", arguments, 1, 2, rule(), "YX", coding.to_json(), None, 60,
-        {"images": list(trained)},
-    )  # fmt: skip
-    save_model(path, network, description)
+    save_model(path, network, describe(arguments, coding=coding, training={"images": list(trained)}))
     return path
 
 

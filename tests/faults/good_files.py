@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
+from handmade import describe
 from PIL import Image as Picture
 
-from unetcli.dataset.labels import LabelCoding
-from unetcli.images.normalization import rule
 from unetcli.models import build_network
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 
 
 def tiff(shape, dtype="uint8", high=200, **options) -> bytes:
@@ -151,12 +150,9 @@ def write_home(folder) -> None:
     """Write models of one and three channels and two data sets of small noise into an empty folder."""
     torch.manual_seed(0)
     arguments = {"features": 4, "depth": 1}
-    coding = LabelCoding("semantic", (0, 255), ("background", "cell")).to_json()
     for name, channels in (("gray", 1), ("rgb", 3)):
         network = build_network("unet", channels=channels, classes=2, **arguments)
-        description = ModelDescription(
-            "unet", arguments, channels, 2, rule(), "YX", coding, (0.5, 0.5, "µm"), 60, {"epoch": 1}
-        )
+        description = describe(arguments, channels=channels, pixel_size=(0.5, 0.5, "µm"), training={"epoch": 1})
         save_model(folder / f"{name}.safetensors", network, description)
     (folder / "scan.tif").write_bytes(tiff((40, 50)))
     for number in range(4):

@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from handmade import CODINGS, describe
 
 from unetcli.cli import run
-from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import ResourceError
 from unetcli.images import open_image
 from unetcli.images.atomic_folder import KEY
-from unetcli.images.normalization import rule
 from unetcli.inference import cluster, work
 from unetcli.models import build_network
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 
 pytest.importorskip("distributed")
 pytest.importorskip("zarr")
@@ -35,9 +34,7 @@ def save(path, task, seed):
     torch.manual_seed(seed)
     arguments = {"features": 4, "depth": 2}
     network = build_network("unet", channels=1, classes=2, **arguments)
-    values = (0, 255) if task == "semantic" else (0,)
-    coding = LabelCoding(task, values, ("background", "object")).to_json()
-    save_model(path, network, ModelDescription("unet", arguments, 1, 2, rule(), "YX", coding, None, 60, {}))
+    save_model(path, network, describe(arguments, coding=CODINGS["mask" if task == "semantic" else "instances"]))
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from handmade import describe
 from oracles import whole_image_probabilities
 
-from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import UnetWarning
 from unetcli.images import intensity_range, normalize
-from unetcli.images.normalization import rule
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.records import Destinations, InferConfig
 from unetcli.models import build_network
 from unetcli.models.device import choose_device
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAGES = np.random.default_rng(3).integers(0, 60000, (3, 67, 90)).astype(np.uint16)
 LAYOUTS = {
@@ -31,14 +32,6 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model file, its network, and the mask of a single pass over each whole page."""
@@ -50,8 +43,7 @@ def model(tmp_path_factory):
     logits = np.stack([whole_image_probabilities(network, normalize(page, shared)) for page in PAGES])
     with torch.no_grad():  # so that a half of the pixels is foreground
         network.classifier.bias[1] -= float(np.median(np.log(logits[:, 1] / logits[:, 0])))
-    coding = LabelCoding("semantic", (0, 255), ("background", "cell")).to_json()
-    save_model(path, network, ModelDescription("unet", arguments, 1, 2, rule(), "YX", coding, None, 60, {}))
+    save_model(path, network, describe(arguments))
     whole = [whole_image_probabilities(network, normalize(page, shared))[1] > 0.5 for page in PAGES]
     mask = np.stack(whole).astype(np.uint8) * 255
     assert 0.4 < (mask > 0).mean() < 0.6

@@ -13,15 +13,9 @@ from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Ensemble, TileSize,
 from unetcli.models import build_network
 from unetcli.models.device import Device
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = Device("cpu", "fp32", "test")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network_of(depth=2, features=4, channels=1, classes=2, seed=0):

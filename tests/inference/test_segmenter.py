@@ -3,25 +3,22 @@
 import numpy as np
 import tifffile
 import torch
+from handmade import describe
 from oracles import whole_image_probabilities
 
-from unetcli.dataset.labels import LabelCoding
 from unetcli.images import intensity_range, normalize
-from unetcli.images.normalization import rule
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.records import Destinations, InferConfig
 from unetcli.models import build_network
 from unetcli.models.device import choose_device
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 
 
 def test_pages_keep_their_order_and_share_a_normalization(tmp_path):
     torch.manual_seed(0)
     arguments = {"features": 4, "depth": 1}
     network = build_network("unet", channels=1, classes=2, **arguments).eval()
-    coding = LabelCoding("semantic", (0, 1), ("background", "cell")).to_json()
-    description = ModelDescription("unet", arguments, 1, 2, rule(), "YX", coding, None, 60, {})
-    save_model(tmp_path / "m.safetensors", network, description)
+    save_model(tmp_path / "m.safetensors", network, describe(arguments))
     pages = (
         np.random.default_rng(0).integers(0, 200, (3, 30, 40)).astype(np.uint8)
         + np.array([0, 20, 55], np.uint8)[:, None, None]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from handmade import describe
 from oracles import redraw
 from torch import nn
 from torch.nn import functional
@@ -14,7 +15,7 @@ from torch.nn import functional
 from unetcli.inference.predict import Ensemble, TileSize, predict_bands
 from unetcli.models import ARCHITECTURES, build_network, default_arguments, geometry_of
 from unetcli.models.device import Device
-from unetcli.models.modelfile import ModelDescription, load_model, save_model
+from unetcli.models.modelfile import load_model, save_model
 
 LEARNABLE = {  # (architecture, arguments, channels, classes) -> learnable parameters
     ("unet", (), 1, 2): 31_030_658,
@@ -234,18 +235,7 @@ def test_a_model_file_brings_the_network_back(case: Case, tmp_path: Path):
     image = torch.randn(1, 1, size, size)
     expected = logits_of(saved, image)
     assert not torch.equal(logits_of(build(case), image), expected)
-    description = ModelDescription(
-        architecture=case[0],
-        arguments={**default_arguments(case[0]), **case[1]},
-        channels=1,
-        classes=3,
-        normalization={},
-        axes="YX",
-        coding={},
-        pixel_size=None,
-        patch_size=size,
-        training={},
-    )
+    description = describe({**default_arguments(case[0]), **case[1]}, architecture=case[0], classes=3)
     sha256 = save_model(tmp_path / "m.safetensors", saved, description)
     loaded, read, loaded_sha256 = load_model(tmp_path / "m.safetensors")
     assert torch.equal(logits_of(loaded, image), expected)

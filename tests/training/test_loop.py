@@ -18,15 +18,9 @@ from unetcli.training.config import RECIPES
 from unetcli.training.loop import Trainer
 from unetcli.training.records import EpochRecord, Limits, StepRecord
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = Device("cpu", "fp32", "test")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def discs(seed, size=72):

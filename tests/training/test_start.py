@@ -4,27 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from handmade import describe
 from torch import nn
 
 from unetcli.errors import UnetWarning, UsageError
 from unetcli.models import build_network, default_arguments
-from unetcli.models.modelfile import ModelDescription, save_model
+from unetcli.models.modelfile import save_model
 from unetcli.training.loop import set_training
 from unetcli.training.start import freeze, start_network
 
 ARGUMENTS = {"features": 3, "depth": 2}
-DESCRIPTION = ModelDescription(
-    architecture="unet",
-    arguments={**default_arguments("unet"), **ARGUMENTS, "dropout": 0.1},
-    channels=2,
-    classes=2,
-    normalization={},
-    axes="YXC",
-    coding={},
-    pixel_size=None,
-    patch_size=84,
-    training={},
-)
+DESCRIPTION = describe({**default_arguments("unet"), **ARGUMENTS, "dropout": 0.1}, channels=2)
 
 
 @pytest.fixture

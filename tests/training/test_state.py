@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training.test_loop import one_thread, trainer_of
+from training.test_loop import trainer_of
 
 from unetcli.errors import ModelFileError, UnetWarning
 from unetcli.inference.predict import TileSize
@@ -23,7 +23,8 @@ from unetcli.training.state import (
     tensors_of,
 )
 
-__all__ = ["one_thread"]  # a fixture
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EMPTY = TrainingState({}, {}, {}, {}, {})
 
 

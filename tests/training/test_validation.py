@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from training.test_loop import CPU, discs, one_thread
+from training.test_loop import CPU, discs
 
 from unetcli.dataset.patches import Sample
 from unetcli.images import intensity_range, normalize
@@ -13,7 +13,7 @@ from unetcli.training import validation
 from unetcli.training.gallery import BOTH, IGNORED, PREDICTION, TRUTH, picture_of
 from unetcli.training.validation import ImageScore, Look, validate
 
-__all__ = ["one_thread"]  # a fixture
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

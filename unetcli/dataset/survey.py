@@ -2,16 +2,15 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.loading import load_pair
-from unetcli.dataset.maskvalues import MaskValues
+from unetcli.dataset.notes import coded, counted, depth_of, notes_of
 from unetcli.dataset.pairs import Pair, Pairing
 from unetcli.errors import InputError, Problems, UnetError, raise_all
 from unetcli.images.normalization import rule
@@ -19,7 +18,6 @@ from unetcli.images.normalization import rule
 __all__ = ["Survey", "load_pair", "survey"]
 
 _HASH_DIGITS = 16  # of an image, in a model file
-_SHOWN = 3
 
 Value = TypeVar("Value")
 
@@ -156,45 +154,14 @@ class Survey:
         coding = self.coding
         found = []
         for record in self.records:
-            values = _as_coded(record, coding).without(coding.ignore).without(coding.values[0])
+            values = coded(record, coding).without(coding.ignore).without(coding.values[0])
             found.append(len(values.values) if coding.task == "instances" else int(values.pieces.sum()))
         return tuple(found)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told about how the data set was understood."""
-        told = _file_notes(self.records)
-        told += _depth_note(self.records)
-        told += _left_out_note(self.pairing)
-        coding = self.detected
-        empty = [r.pair.name for r in self.records if coding and not self._has_foreground(r, coding)]
-        if empty:
-            told.append(f"{len(empty)} of {len(self.records)} masks have no foreground: {_some(empty)}")
-        told += self._value_each_note()
-        for group in self.duplicates:
-            told.append(f"identical images: {_some([self.records[index].pair.name for index in group])}")
-        return tuple(told)
-
-    def _value_each_note(self) -> list[str]:
-        """Return what to say of masks that have one foreground value each, but not all the same one."""
-        coding = self.detected
-        if coding is None or coding.task == "instances" or coding.kind != "values":
-            return []
-        first: dict[int, str] = {}
-        for record in self.records:
-            values = record.mask.without(coding.ignore).without(coding.values[0]).values.tolist()
-            if len(values) > 1:
-                return []
-            for value in values:
-                first.setdefault(int(value), record.pair.name)
-        if len(first) < 2:
-            return []
-        shown = ", ".join(f"{value} in {name}" for value, name in first.items())
-        what = f"each mask has one value besides background, but not the same ({shown})"
-        return [f"{what}: if all mean one class, save them alike"]
-
-    def _has_foreground(self, record: Record, coding: LabelCoding) -> bool:
-        return len(_as_coded(record, coding).without(coding.ignore).without(coding.values[0]).values) > 0
+        return notes_of(self.records, self.pairing, self.detected, self.duplicates)
 
     def as_json(self) -> dict[str, Any]:
         """Return the survey as plain data."""
@@ -204,8 +171,8 @@ class Survey:
             "layout": self.layout,
             "rule": self.rule,
             "pairs": len(self.records),
-            "sizes": _counted(f"{width}x{height}" for height, width, _ in self.shapes),
-            "pixels": _counted(_depth(record) for record in self.records),
+            "sizes": counted(f"{width}x{height}" for height, width, _ in self.shapes),
+            "pixels": counted(depth_of(record) for record in self.records),
             "pixel_size": self.pixel_size,
             "axes": self.axes if self.records else None,
             "channels": self.channels if self.records else None,
@@ -288,48 +255,8 @@ def _mixed_channels(records: Sequence[Record]) -> list[UnetError]:
     ]
 
 
-def _file_notes(records: Sequence[Record]) -> list[str]:
-    """Return what was told of files, such as that they are inverted, and of which."""
-    names: dict[str, dict[str, None]] = {}  # in order, each once
-    for record in records:
-        for note in record.info.notes:
-            names.setdefault(note, {})[record.info.path.name] = None
-    return [f"{_some(list(files))}: {note}" for note, files in names.items()]
-
-
-def _depth(record: Record) -> str:
-    return f"{record.info.bits}-bit {record.info.dtype.name}"
-
-
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    """Return how many images have each value, the most frequent first."""
-    return dict(Counter(values).most_common())
-
-
-def _depth_note(records: Sequence[Record]) -> list[str]:
-    depths = _counted(_depth(record) for record in records)
-    if len(depths) < 2:
-        return []
-    shown = ", ".join(f"{depth} ({count})" for depth, count in depths.items())
-    return [f"images of several bit depths, {shown}: each file is scaled by itself"]
-
-
-def _left_out_note(pairing: Pairing) -> list[str]:
-    reasons: dict[str, list[Path]] = {}
-    for item in pairing.left_out:
-        reasons.setdefault(item.reason, []).append(item.path)
-    return [
-        f"{len(paths)} file{'s' if len(paths) > 1 else ''} left out, {reason}: {_some([path.name for path in paths])}"
-        for reason, paths in reasons.items()
-    ]
-
-
-def _as_coded(record: Record, coding: LabelCoding) -> MaskValues:
-    return record.mask.as_colors() if coding.kind == "colors" else record.mask
-
-
 def _values(record: Record, coding: LabelCoding) -> tuple[list[int], list[int]]:
-    values = _as_coded(record, coding).without(coding.ignore)
+    values = coded(record, coding).without(coding.ignore)
     return values.values.tolist(), values.counts.tolist()
 
 
@@ -343,7 +270,3 @@ def _value_of(coding: LabelCoding, number: int) -> int | str | None:
 
 def _most_common(values: Sequence[Value]) -> Value:
     return Counter(values).most_common(1)[0][0]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

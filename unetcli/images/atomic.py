@@ -86,7 +86,7 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> 
 
     Parameters
     ----------
-    inputs : files that must not be replaced.
+    inputs : files that must not be replaced, and images that are folders, into which nothing must be written.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> 
         inside = target.suffix.lower() == ".zarr" and Path(path).resolve().is_relative_to(target.resolve())
         if target == Path(path) or inside or (target.exists() and Path(path).exists() and target.samefile(path)):
             raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
-        if Path(path).suffix == ".zarr" and Path(path).resolve() in target.resolve().parents:
+        if Path(path).is_dir() and Path(path).resolve() in target.resolve().parents:
             raise UsageError(f"the output would lie inside the input {path}", path=target, hint="name another place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

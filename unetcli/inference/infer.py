@@ -1,7 +1,7 @@
 """From an image file and model files to a mask file, and what else was asked for in the same pass."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from unetcli.errors import InputError, ModelFileError, warn
 from unetcli.geometry import Geometry
 from unetcli.images import ImageInfo, IntensityRange, normalize
 from unetcli.images.atomic import scratch_file
+from unetcli.images.mirror import Source
 from unetcli.images.normalization import rule
 from unetcli.images.omezarr_encoder import Store
 from unetcli.inference.instances import FileRows, ObjectFinder, Rows
 from unetcli.inference.outputs import Output, PageResult, open_outputs
-from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Band, Ensemble, TileSize, predict_bands
+from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Band, Ensemble, Prepare, TileSize, predict_bands
 from unetcli.inference.records import Destinations, InferConfig, PageDone, Segmented
 from unetcli.inference.scan import Scan, open_scan
 from unetcli.inference.tilesize import choose_tile
@@ -186,19 +187,9 @@ class Segmenter:
                     if spread is None
                     else spread.bands()
                 )
-                for band in bands:
-                    foreground += int(np.count_nonzero(band.classes))
-                    for output in outputs:
-                        output.write_band(band)
-                    if finder is not None:
-                        finder.add(band.classes)
-                    bottom = band.top + len(band.classes)
-                    yield PageDone(page, image.info.pages, (page + bottom / image.info.height) / image.info.pages)
-                if finder is not None:
-                    found = finder.finish()
-                    objects += len(found)
-                    for output in outputs:
-                        output.write_page(PageResult(page, found, pixels, prepare))
+                seen, found = yield from _page(bands, page, image.info, pixels, prepare, finder, outputs)
+                foreground += seen
+                objects += found
         info = image.info
         yield Segmented(
             input=str(info.path),
@@ -255,6 +246,33 @@ class Segmenter:
                 "objects appear in another size",
                 path=info.path,
             )
+
+
+def _page(
+    bands: Iterable[Band],
+    page: int,
+    info: ImageInfo,
+    pixels: Source,
+    prepare: Prepare,
+    finder: ObjectFinder | None,
+    outputs: Sequence[Output],
+) -> Generator[PageDone, None, tuple[int, int]]:
+    """Hand the bands of a page to all outputs, and return its foreground pixels and its objects."""
+    foreground = 0
+    for band in bands:
+        foreground += int(np.count_nonzero(band.classes))
+        for output in outputs:
+            output.write_band(band)
+        if finder is not None:
+            finder.add(band.classes)
+        bottom = band.top + len(band.classes)
+        yield PageDone(page, info.pages, (page + bottom / info.height) / info.pages)
+    if finder is None:
+        return foreground, 0
+    found = finder.finish()
+    for output in outputs:
+        output.write_page(PageResult(page, found, pixels, prepare))
+    return foreground, len(found)
 
 
 def coding_of(path: Path, description: ModelDescription) -> LabelCoding:

@@ -79,27 +79,13 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     """
     coding = survey.coding
     classes = coding.classes
-    if config.fold is None:
-        split = split_pairs(survey.pairs, config.validation, seed=config.seed)
-    else:
-        split = split_fold(survey.pairs, *config.fold, seed=config.seed)
+    split = _split(config, survey)
     processes = processes_of_environment()
     device = choose_device(own_device(config.device), config.precision)
     if config.deterministic:
         make_deterministic()
     recipe = config.steps_recipe
-    torch.manual_seed(config.seed)
-    network, architecture, arguments = start_network(
-        config.architecture,
-        config.arguments,
-        channels=survey.channels,
-        classes=len(classes),
-        dropout=recipe.dropout,
-        init=config.init,
-    )
-    if config.freeze and config.init is None:
-        warn("--freeze without --init keeps random weights")
-    freeze(network, config.freeze)
+    network, architecture, arguments = _network(config, survey, recipe.dropout)
     geometry = geometry_of(network)
 
     patch_size = _patch_size(config, survey, network)
@@ -140,9 +126,8 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         tile=choose_tile(network, survey.channels, device),
         processes=processes,
     )
-    values = bytes_per_pixel(network, survey.channels, device) * patch_size**2 * batch_size
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    held = held_memory() if device.kind == "cpu" else 0  # libraries and images; elsewhere they are not on the device
+    memory = _memory(trainer, (survey.channels, patch_size), batch_size, parameters)
     decided = Plan(
         device=device,
         architecture=architecture,
@@ -160,9 +145,32 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         class_weights=weights,
         workers=workers,
         estimate_seconds=_estimate(config, trainer, (survey.channels, patch_size, patch_size), output_size),
-        estimate_memory=held + int(TRAINING_COPIES * values) + 16 * parameters,
+        estimate_memory=memory,
     )
     return decided, trainer
+
+
+def _split(config: TrainConfig, survey: Survey) -> Split:
+    if config.fold is None:
+        return split_pairs(survey.pairs, config.validation, seed=config.seed)
+    return split_fold(survey.pairs, *config.fold, seed=config.seed)
+
+
+def _network(config: TrainConfig, survey: Survey, dropout: float) -> tuple[nn.Module, str, dict[str, Any]]:
+    """Return the network before its first step, its entry of the registry and its arguments."""
+    torch.manual_seed(config.seed)
+    network, architecture, arguments = start_network(
+        config.architecture,
+        config.arguments,
+        channels=survey.channels,
+        classes=len(survey.coding.classes),
+        dropout=dropout,
+        init=config.init,
+    )
+    if config.freeze and config.init is None:
+        warn("--freeze without --init keeps random weights")
+    freeze(network, config.freeze)
+    return network, architecture, arguments
 
 
 def usual_batch_size(network: nn.Module, batch_pixels: int, output_size: int) -> int:
@@ -259,3 +267,12 @@ def _estimate(config: TrainConfig, trainer: Trainer, patch: tuple[int, int, int]
     per_pixel = seconds / 3 / (trainer.batch_size * output_size**2)  # the way forward is a third of a step
     estimate = trainer.limits.epochs * (trainer.steps_per_epoch * seconds + validation_pixels * per_pixel)
     return min(estimate, config.max_seconds or math.inf)
+
+
+def _memory(trainer: Trainer, patch: tuple[int, int], batch_size: int, parameters: int) -> int:
+    """Return the bytes that the training will take at most; `patch` has channels and a side."""
+    channels, side = patch
+    device = trainer.device
+    held = held_memory() if device.kind == "cpu" else 0  # libraries and images; elsewhere they are not on the device
+    values = bytes_per_pixel(trainer.network, channels, device) * side**2 * batch_size
+    return held + int(TRAINING_COPIES * values) + 16 * parameters
