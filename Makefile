@@ -52,7 +52,7 @@ bench: $(READY)
 # DATA is a folder images/ + instances/ with a split.csv (id, split); each network trains SECONDS_EACH on it.
 SECONDS_EACH ?= 120
 compare: $(READY)
-	$(BIN)/python tests/bench/compare.py $(DATA) $(SECONDS_EACH) 60
+	$(BIN)/python tests/bench/compare.py $(DATA) $(SECONDS_EACH) 90
 
 gpu: $(READY)
 	$(PYTEST) -m gpu
