@@ -22,7 +22,7 @@ def describe(arguments, *, architecture="unet", coding=CODINGS["mask"], **change
     return ModelDescription(architecture, dict(arguments), coding=coding.to_json(), **{**usual, **changes})
 
 
-def write_model(path, kind="mask", *, training=None):
+def write_model(path, kind="mask", *, features=4, depth=2, training=None):
     """Write a network that hands the image through its first skip connection and compares it with 0.5.
 
     Parameters
@@ -30,14 +30,15 @@ def write_model(path, kind="mask", *, training=None):
     kind : of the training masks, an entry of `CODINGS`.
     training : what the model file says about its training.
     """
-    arguments = {"features": 4, "depth": 2}
+    arguments = {"features": features, "depth": depth}
+    last = f"expanding.{depth - 1}"
     network = build_network("unet", channels=1, classes=2, **arguments)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        for name in ("contracting.0.first", "contracting.0.second", "expanding.1.second"):
+        for name in ("contracting.0.first", "contracting.0.second", f"{last}.second"):
             network.get_submodule(name).convolution.weight[0, 0, 1, 1] = 1
-        network.get_submodule("expanding.1.first").convolution.weight[0, [0, 4], 1, 1] = 1  # whichever comes first
+        network.get_submodule(f"{last}.first").convolution.weight[0, [0, features], 1, 1] = 1  # whichever comes first
         network.classifier.weight[1, 0] = 20
         network.classifier.bias[1] = -10
     save_model(path, network, describe(arguments, coding=CODINGS[kind], training=training or {}))

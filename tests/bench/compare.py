@@ -4,10 +4,6 @@ Prints a Markdown table and writes ``sample_data/comparison.png``, the same imag
 set to train and score on with its validation split, and the time each network gets for it.
 """
 
-import csv
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from commands import run, validation_images
 from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
@@ -24,32 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCAN = ROOT / "sample_data" / "test" / "images" / "cell_14.tif"
 NARROW = "16"  # features of the first level; 32 times less arithmetic than the published widths, alike for all
 OUTLINE = (255, 64, 255)
-
-
-def run(*arguments: object) -> tuple[dict[str, Any], float]:
-    """Run a command of the program and return its JSON document and its peak memory in GiB."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [sys.executable, "-m", "unetcli", *map(str, arguments), "--json", file.name, "--quiet"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # the table of scores
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed")
-        return json.loads(Path(file.name).read_text()), usage.ru_maxrss / 2**20
-
-
-def validation_images(data: Path, folder: Path) -> tuple[Path, Path]:
-    """Return folders with links to the images and masks of the data set's validation split, as split.csv lists it."""
-    rows = csv.DictReader((data / "split.csv").read_text().splitlines())
-    held_out = [row["id"] for row in rows if row["split"] == "val"]
-    places = []
-    for kind in ("images", "instances"):
-        place = folder / kind
-        place.mkdir()
-        for name in held_out:
-            (found,) = (data / kind).glob(f"{name}.*")
-            (place / found.name).symlink_to(found.resolve())
-        places.append(place)
-    return places[0], places[1]
 
 
 def compare(data: Path, seconds: int, picture_seconds: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from handmade import describe
+from handmade import write_model
 
 from unetcli.images import IntensityRange, normalize
 from unetcli.inference.infer import Segmenter
@@ -24,7 +24,6 @@ from unetcli.inference.tiling import cut
 from unetcli.models import build_network, geometry_of
 from unetcli.models.device import choose_device, set_threads
 from unetcli.models.fusion import ready
-from unetcli.models.modelfile import save_model
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 FEATURES = 32
@@ -146,29 +145,46 @@ def test_against_monai(benchmark, elsewhere, side):
     report(benchmark, best, side**2, "MONAI bf16")
 
 
+def cells(side, pitch=40):
+    """A disc in every square of `pitch` pixels, with noise."""
+    offsets = np.arange(side) % pitch - pitch // 2
+    discs = offsets[:, None] ** 2 + offsets**2 < (pitch // 3) ** 2
+    return np.random.default_rng(0).integers(0, 30, (side, side), dtype=np.uint8) + np.uint8(200) * discs
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_file_to_file(benchmark, tmp_path, side):
     set_threads()
-    tifffile.imwrite(tmp_path / "scan.tif", random_image(side)[..., 0], tile=(256, 256), compression="deflate")
-    save_model(tmp_path / "m.safetensors", network_of(), describe({"features": FEATURES}))
+    tifffile.imwrite(tmp_path / "scan.tif", cells(side), tile=(256, 256), compression="deflate")
     device = choose_device()
-    segmenter = Segmenter([tmp_path / "m.safetensors"], device)
-    size = segmenter.size_for(InferConfig())
-    geometry = geometry_of(segmenter.networks[0])
+    paths = {
+        kind: write_model(tmp_path / f"{kind}.safetensors", kind, features=FEATURES, depth=4)
+        for kind in ("mask", "instances")
+    }
+    segmenters = {kind: Segmenter([path], device) for kind, path in paths.items()}
+    network = segmenters["mask"].networks[0]
+    size = segmenters["mask"].size_for(InferConfig())
+    geometry = geometry_of(network)
     grid = cut(side, side, geometry, size.tile)
     tile = torch.rand(1, 1, geometry.input_for(grid.core_height), geometry.input_for(grid.core_width))
 
     def network_only():
         with torch.inference_mode(), device.arithmetic():
             for _ in [write for row in grid.rows() for write in row]:
-                segmenter.networks[0](tile)
+                network(tile)
 
-    def files():
-        destinations = Destinations(tmp_path / "mask.tif")
-        for _ in segmenter.segment([tmp_path / "scan.tif"], destinations, InferConfig(), size):
+    def files(kind, **more):
+        destinations = Destinations(tmp_path / "mask.tif", **{name: tmp_path / file for name, file in more.items()})
+        for _ in segmenters[kind].segment([tmp_path / "scan.tif"], destinations, InferConfig(), size):
             pass
 
-    cases = {"the network alone": partial(timed, network_only), "file to file": partial(timed, files)}
+    cases = {
+        "the network alone": partial(timed, network_only),
+        "a mask": partial(timed, partial(files, "mask")),
+        "and probabilities": partial(timed, partial(files, "mask", probabilities="p.tif")),
+        "instances": partial(timed, partial(files, "instances")),
+        "table and overlay": partial(timed, partial(files, "instances", objects="o.csv", overlay="o.png")),
+    }
     report(benchmark, measured(benchmark, cases, rounds(side)), side**2, "the network alone")
 
 

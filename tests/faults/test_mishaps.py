@@ -149,7 +149,7 @@ def test_a_full_graphics_memory(largest, code, place, models, monkeypatch, capsy
     assert run(arguments) == code
     error = capsys.readouterr().err
     watch.check(code, error, ["m.tif"])
-    said = "warning: out of memory: going on with tiles of" if largest else "error: out of memory with one tile"
+    said = "warning: out of memory: going on with tiles of" if largest else "error: a.tif: out of memory with one tile"
     assert said in error, error
     np.testing.assert_array_equal(tifffile.imread("m.tif"), expected)
 

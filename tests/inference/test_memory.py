@@ -41,7 +41,7 @@ def write_scan(path, side):
 
 def peak_of(place, scan, kind):
     """Return the bytes that a segmentation needed at its peak, after a look at what it wrote."""
-    more = ["--objects", "cells.csv"] if kind == "instances" else []
+    more = ["--objects", "cells.csv", "--overlay", "overlay.png", "--fill-holes"] if kind == "instances" else []
     command = ["infer", scan, "-o", f"{kind}.tif", "-m", f"{kind}.safetensors", "--json", "r.json", "-q", *more]
     command += ["--precision", "fp32", "--device", "cpu"]
     run = subprocess.run(

@@ -175,8 +175,9 @@ def segment_all(
                 failure = as_unet_error(error)
                 if failure.exit_code == 1:
                     raise
+                failure.path = failure.path or files[0]
                 if len(jobs) == 1:
-                    raise
+                    raise failure from error
                 show_failure(failure)
                 failures.append(
                     {"input": files[0], "error": str(failure), "hint": failure.hint, "exit": failure.exit_code}

@@ -73,7 +73,8 @@ def show_plan(shown: Console, decided: "Plan") -> None:
     from unetcli.images import readable_size
 
     split = decided.split
-    epochs = f"{decided.epochs} epochs" if decided.epochs else "as many epochs as fit"
+    images = [count(len(part), "image") for part in (split.training, split.validation)]
+    epochs = count(decided.epochs, "epoch") if decided.epochs else "as many epochs as fit"
     limit = f"at most {readable_seconds(decided.max_seconds)}" if decided.max_seconds else "no time limit"
     balance = ", ".join(f"{weight:.2f}" for weight in decided.class_weights)
     shown.table(
@@ -81,7 +82,7 @@ def show_plan(shown: Console, decided: "Plan") -> None:
         [
             ("device", f"{decided.device.name} ({decided.device.reason})"),
             ("network", f"{decided.architecture}, {decided.parameters:,} parameters, {_arguments(decided)}"),
-            ("training", f"{len(split.training)} images; validation: {len(split.validation)} images, {split.rule}"),
+            ("training", f"{images[0]}; validation: {images[1]}, {split.rule}"),
             ("patches", f"{decided.patch_size} -> {decided.output_size} pixels, {decided.batch_size} in a batch"),
             ("epoch", f"{decided.patches_per_epoch} patches; {epochs}, {limit}"),
             ("class balance", balance),
@@ -93,6 +94,11 @@ def show_plan(shown: Console, decided: "Plan") -> None:
     )
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
         shown.say("hint: --features 24 --max-time 20m is far quicker on a CPU")
+
+
+def count(number: int, what: str) -> str:
+    """Return how many there are of something, in words."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _arguments(decided: "Plan") -> str:

@@ -1,6 +1,6 @@
 """Run networks over an image of any size, tile by tile, with a result that does not depend on the tiles."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ EIGHT_TURNS: tuple[Turn, ...] = tuple((quarters, mirrored) for mirrored in (Fals
 UNTURNED = EIGHT_TURNS[:1]
 
 T = TypeVar("T")
+Downloading = Callable[[], list[NDArray[Any]]]
 Uploaded = tuple[Tensor, torch.cuda.Event | None]  # tiles on the device, and what says when they are there
 
 
@@ -172,28 +173,34 @@ def _bands_of(
 ) -> Iterator[Band]:
     core = (grid.core_height, grid.core_width)
     geometries = [geometry_of(network) for network in ensemble.networks]
-
-    upload = _Upload(ensemble.device)
-
-    def read(writes: list[Region]) -> tuple[list[Region], list[Uploaded]]:
-        return writes, [upload(_read_batch(source, prepare, grid, writes, geometry)) for geometry in geometries]
-
+    transfers = _Transfers(ensemble.device)
     rows = list(grid.rows())
     batches = [row[first : first + batch] for row in rows for first in range(0, len(row), batch)]
-    for writes, tiles in _one_ahead(read, batches):
+
+    def read(writes: list[Region]) -> tuple[list[Region], list[Uploaded]]:
+        return writes, [
+            transfers.upload(_read_batch(source, prepare, grid, writes, geometry)) for geometry in geometries
+        ]
+
+    def computed() -> Iterator[tuple[list[Region], Downloading]]:
+        for writes, tiles in _one_ahead(read, batches):
+            probabilities = ensemble.probabilities([transfers.awaited(each) for each in tiles], core)
+            kept = [probabilities] if keep_probabilities else []
+            yield writes, transfers.download([ensemble.classes(probabilities), *kept])
+
+    for writes, downloading in _one_behind(computed()):
         if writes[0].left == 0:
-            band_height = writes[0].height
-            classes = np.empty((band_height, grid.width), np.uint8)
+            shape = (writes[0].height, grid.width)
+            classes = np.empty(shape, np.uint8)
             probabilities: NDArray[np.float32] | None = None
-        computed = ensemble.probabilities([upload.awaited(each) for each in tiles], core)
-        computed_classes = ensemble.classes(computed).cpu().numpy()
+        classes_of_tiles, *kept = downloading()
+        if kept and probabilities is None:
+            probabilities = np.empty((kept[0].shape[1], *shape), np.float32)
         for number, write in enumerate(writes):
-            classes[:, write.left : write.right] = computed_classes[number, : write.height, : write.width]
-            if keep_probabilities:
-                if probabilities is None:
-                    probabilities = np.empty((computed.shape[1], band_height, grid.width), np.float32)
-                exact = computed[number, :, : write.height, : write.width]
-                probabilities[:, :, write.left : write.right] = exact.cpu().numpy()
+            inside = np.s_[..., : write.height, : write.width]
+            classes[:, write.left : write.right] = classes_of_tiles[number][inside]
+            if probabilities is not None:
+                probabilities[:, :, write.left : write.right] = kept[0][number][inside]
         if writes[-1].right == grid.width:
             yield Band(writes[0].top, classes, probabilities)
 
@@ -206,20 +213,22 @@ def _read_batch(source: Source, prepare: Prepare, grid: TileGrid, writes: list[R
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)  # (N, h, w, C) -> (N, C, h, w), channels last
 
 
-class _Upload:
-    """Moves tiles to the device from the thread that reads them, beside what the device computes meanwhile."""
+class _Transfers:
+    """Moves tiles to the device and predictions back, on CUDA beside what the device computes meanwhile."""
 
     def __init__(self, device: Device) -> None:
         self.device = device.torch
-        self.stream = torch.cuda.Stream(self.device) if device.kind == "cuda" else None  # type: ignore[no-untyped-call]
+        self.streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None  # up and down
+        if device.kind == "cuda":
+            self.streams = (torch.cuda.Stream(self.device), torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
-    def __call__(self, tiles: Tensor) -> Uploaded:
+    def upload(self, tiles: Tensor) -> Uploaded:
         """Return tiles on the device, and the event after which they are there."""
-        if self.stream is None:
+        if self.streams is None:
             return tiles.to(self.device, memory_format=torch.channels_last), None
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.streams[0]):
             moved = tiles.pin_memory().to(self.device, non_blocking=True, memory_format=torch.channels_last)
-            return moved, self.stream.record_event()
+            return moved, self.streams[0].record_event()
 
     def awaited(self, uploaded: Uploaded) -> Tensor:
         """Return tiles that the computing stream will find complete."""
@@ -229,6 +238,25 @@ class _Upload:
             computing.wait_event(event)
             tiles.record_stream(computing)
         return tiles
+
+    def download(self, tensors: Sequence[Tensor]) -> Downloading:
+        """Return what waits until tensors, which may still be computed, are in memory, and returns them there."""
+        if self.streams is None:
+            arrays = [tensor.cpu().numpy() for tensor in tensors]
+            return lambda: arrays
+        down = self.streams[1]
+        down.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(down):
+            moved = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # into pinned memory
+            event = down.record_event()
+        for tensor in tensors:
+            tensor.record_stream(down)
+
+        def wait() -> list[NDArray[Any]]:
+            event.synchronize()
+            return [tensor.numpy() for tensor in moved]
+
+        return wait
 
 
 def _one_ahead(work: Callable[[list[Region]], T], items: Sequence[list[Region]]) -> Iterator[T]:
@@ -240,3 +268,13 @@ def _one_ahead(work: Callable[[list[Region]], T], items: Sequence[list[Region]])
             if item is not None:
                 upcoming = thread.submit(work, item)
             yield current
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yield each item once the next one has begun, so that the device has work while this one is used."""
+    waiting: list[T] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
