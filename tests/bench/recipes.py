@@ -36,7 +36,7 @@ class Membranes:
     def scores(self, model: Path, more: list[str]) -> dict[str, float]:
         """Predict the held-out pages and return the score of each metric."""
         pages = ["--pages", HELD_OUT_PAGES]
-        kind = ["--output-kind", "probabilities", "--overwrite"]
+        kind = ["--output-kind", "probabilities"]
         run("infer", self.scan, *pages, "-m", model, "-o", self.predicted, *kind, *more)
         scored, _ = run("evaluate", self.predicted, self.truth, *pages, "--metrics", ",".join(self.metrics))
         return means(scored)
@@ -56,7 +56,7 @@ class Images:
 
     def scores(self, model: Path, more: list[str]) -> dict[str, float]:
         """Predict the held-out images and return the score of each metric and class."""
-        run("infer", self.images, "-m", model, "-o", f"{self.predicted}/", "--overwrite", *more)
+        run("infer", self.images, "-m", model, "-o", f"{self.predicted}/", *more)
         scored, _ = run("evaluate", self.predicted, self.truth, "--metrics", ",".join(self.metrics))
         return means(scored)
 
