@@ -19,7 +19,7 @@ from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError, warn
-from unetcli.images.memory import held_memory
+from unetcli.images.memory import held_memory, keep_freed_memory
 from unetcli.images.threads import cores
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
 from unetcli.models import geometry_of
@@ -84,6 +84,8 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     device = choose_device(own_device(config.device), config.precision)
     if config.deterministic:
         make_deterministic()
+    if device.kind == "cpu":
+        keep_freed_memory()
     recipe = config.steps_recipe
     network, architecture, arguments = _network(config, survey, recipe.dropout)
     geometry = geometry_of(network)
