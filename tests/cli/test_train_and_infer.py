@@ -241,6 +241,11 @@ def test_a_model_is_not_replaced_unasked(home, place, capsys):
     assert (place / "unet.safetensors").stat().st_size > 1000
 
 
+def test_a_model_and_its_document_need_two_files(home, place, capsys):
+    assert run(["train", str(home / "cells"), *SMALL, "-o", "a.safetensors", "--json", "./a.safetensors"]) == 2
+    assert "a.safetensors: two results would be written to it" in errors(capsys)[0]
+
+
 def test_inputs_are_never_overwritten(home, place, capsys):
     shutil.copy(home / "cells/images/c0.tif", place / "scan.tif")
     before = (place / "scan.tif").read_bytes()

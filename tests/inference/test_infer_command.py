@@ -199,3 +199,20 @@ def test_several_outputs_of_one_pass_agree(place):
     (output,) = json.loads((place / "r.json").read_text())["outputs"]
     assert output["objects"] == len(rows) == sum(page.max() for page in ids)
     assert sorted(path.name for path in place.glob("o_*.png")) == ["o_0000.png", "o_0001.png", "o_0002.png"]
+
+
+@pytest.mark.parametrize("option", ["--objects", "--overlay", "--probabilities", "--json"])
+def test_two_results_in_one_file_are_refused(place, capsys, option):
+    tifffile.imwrite("scan.tif", drawn(40, 50))
+    assert infer("scan.tif", "m.tif", "mask", option, f"../{place.name}/m.tif") == 2
+    assert "m.tif: two results would be written to it" in error(capsys)
+    assert option == "--json" or not (place / "m.tif").exists()  # else it holds the document that says so
+
+
+def test_tiles_that_are_far_too_small_are_named(place, capsys):
+    tifffile.imwrite("scan.tif", drawn(40, 50))
+    command = ["infer", "scan.tif", "-m", "mask.safetensors", "--precision", "fp32", "-o", "m.tif"]
+    assert run([*command, "--tile", "1"]) == 0
+    assert "hint: tiles of 44 pixels write only 4 of them; --tile auto is many times faster" in error(capsys)
+    assert run([*command, "--tile", "100"]) == 0
+    assert "hint" not in error(capsys)

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -170,6 +170,20 @@ def check_document(target: str | None) -> None:
         if not ours:
             raise UsageError("exists and is no document of this program", path=path, hint="--json takes another name")
     check_writable(path)
+
+
+def check_distinct(outputs: Iterable[Path], document: str | None) -> None:
+    """Raise where two results, the JSON document among them, would be written to one file.
+
+    Raises
+    ------
+    UsageError : names it.
+    """
+    taken: set[Path] = set()
+    for path in [*outputs, *([] if document in (None, "-") else [Path(str(document))])]:
+        if path.resolve() in taken:
+            raise UsageError("two results would be written to it", path=path, hint="give each a name of its own")
+        taken.add(path.resolve())
 
 
 def guarded(call: Callable[[], Any]) -> int:

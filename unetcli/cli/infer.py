@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import Console, as_unet_error, console, one_line
+from unetcli.cli.console import Console, as_unet_error, check_distinct, console, one_line
 from unetcli.cli.jobs import STREAM, Job, check_cluster, check_streams, find_inputs, group_channels, plan_outputs
 from unetcli.cli.progress import progress_bar
 from unetcli.errors import PartialFailure, UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unetcli.inference.infer import Cluster, Segmenter
     from unetcli.inference.records import Destinations, InferConfig
 
+SMALL_CORE = 0.2  # share of a tile's side that it writes, below which most arithmetic is for its surroundings
 DEFAULT_MODEL = "unet.safetensors"
 
 
@@ -85,6 +86,7 @@ def infer(
         cases = group_channels(inputs, model_paths)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
         jobs = plan_outputs(cases, output, extras, model_paths, dry_run=dry_run)
+        check_distinct((path for _, destinations in jobs for path in destinations.files), json_file)
         if skip_existing:
             jobs = [job for job in jobs if not (isinstance(job[1].main, Path) and job[1].main.exists())]
             shown.say_more(f"{len(cases) - len(jobs)} of {len(cases)} outputs exist already")
@@ -155,6 +157,9 @@ def segment_all(
     from unetcli.inference.records import Segmented
 
     size = segmenter.size_for(config)
+    core = segmenter.geometry.core_of(size.tile)
+    if config.tile and core < size.tile * SMALL_CORE:
+        shown.say(f"hint: tiles of {size.tile} pixels write only {core} of them; --tile auto is many times faster")
     done: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     with progress_bar(shown, "images", enabled=not dry_run) as bar:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, console, write_line
+from unetcli.cli.console import SIGNALS, Console, Interrupted, check_distinct, console, write_line
 from unetcli.cli.following import follow
 from unetcli.cli.progress import progress_bar
 from unetcli.cli.train_display import (
@@ -163,6 +163,7 @@ def train(
         from unetcli.training.train import check_outputs
 
         configs = configs_of(given)
+        check_distinct([*(config.output for config in configs), *([preview] if preview else [])], json_file)
         if not dry_run:
             for config in configs:
                 check_outputs(config)

@@ -123,8 +123,9 @@ def writing_failed(error: OSError, target: Path | str, needed: int | None = None
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
-        errno.ENOENT: "its folder does not exist",
+        errno.ENOENT: "its folder takes no files" if target.parent.is_dir() else "its folder does not exist",
         errno.ENOTDIR: "a file stands where its folder should be",
+        errno.EEXIST: "a file stands where a folder should be",
         errno.ENAMETOOLONG: "the name is too long",
     }.get(error.errno or 0, (error.strerror or str(error)).lower())
     return OutputError(f"cannot be written: {reason}", path=target, hint="name another place with -o")
