@@ -10,6 +10,7 @@ import torch
 from unetcli.dataset.augmentation import Augmentation, AugmentationSettings
 from unetcli.dataset.patches import PatchDataset, Sample, Weighting
 from unetcli.images import intensity_range
+from unetcli.images.memory import keep_freed_memory
 from unetcli.inference.predict import TileSize
 from unetcli.models import build_network, geometry_of
 from unetcli.models.device import choose_device, move_network, set_threads
@@ -39,6 +40,7 @@ def trainer_of(kind, task, workers=0):
     labels = cells if task == "instances" else (cells % 3).astype(np.int32)
     sample = Sample("one", pixels, intensity_range([pixels]), labels)
     device = choose_device()
+    keep_freed_memory()  # as a training does on a CPU
     torch.manual_seed(0)
     classes = 2 if task == "instances" else 3
     network = move_network(build_network("unet", channels=1, classes=classes, features=FEATURES), device)
