@@ -1,5 +1,7 @@
 """Model files made by hand: any network with a description, and one whose foreground is the brighter half."""
 
+import json
+
 import torch
 
 from unetcli.dataset.labels import LabelCoding
@@ -19,7 +21,8 @@ def describe(arguments, *, architecture="unet", coding=CODINGS["mask"], **change
         "channels": 1, "classes": 2, "normalization": rule(), "axes": "YX", "pixel_size": None, "patch_size": 60,
         "training": {},
     }  # fmt: skip
-    return ModelDescription(architecture, dict(arguments), coding=coding.to_json(), **{**usual, **changes})
+    read_back = json.loads(json.dumps(coding.to_json()))  # what a model file returns
+    return ModelDescription(architecture, dict(arguments), coding=read_back, **{**usual, **changes})
 
 
 def write_model(path, kind="mask", *, features=4, depth=2, training=None):

@@ -181,9 +181,10 @@ def check_distinct(outputs: Iterable[Path], document: str | None) -> None:
     """
     taken: set[Path] = set()
     for path in [*outputs, *([] if document in (None, "-") else [Path(str(document))])]:
-        if path.resolve() in taken:
+        place = path.parent.resolve() / path.name  # a link is replaced, wherever it leads
+        if place in taken:
             raise UsageError("two results would be written to it", path=path, hint="give each a name of its own")
-        taken.add(path.resolve())
+        taken.add(place)
 
 
 def guarded(call: Callable[[], Any]) -> int:
