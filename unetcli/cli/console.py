@@ -9,12 +9,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from unetcli import __version__
+from unetcli.cli.places import check_document
 from unetcli.errors import OutputError, Problems, ResourceError, UnetError, UnetWarning, UsageError
 
 SCHEMA = 1  # of the JSON documents
@@ -147,44 +148,6 @@ def console(
             with contextlib.suppress(OSError, UnetError):
                 shown.write_json({"error": str(failure), "hint": failure.hint, "exit": failure.exit_code})
             raise failure from error
-
-
-def check_document(target: str | None) -> None:
-    """Raise unless the JSON document may be written to its place; it replaces only documents of this program.
-
-    So it never takes the place of an image or a model, even where the run fails before these are known.
-
-    Raises
-    ------
-    UsageError : another file is there.
-    OutputError : the place cannot be written.
-    """
-    if target in (None, "-"):
-        return
-    from unetcli.images.atomic import check_writable
-
-    path = Path(str(target))
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            ours = b'"schema"' in file.read(100)
-        if not ours:
-            raise UsageError("exists and is no document of this program", path=path, hint="--json takes another name")
-    check_writable(path)
-
-
-def check_distinct(outputs: Iterable[Path], document: str | None) -> None:
-    """Raise where two results, the JSON document among them, would be written to one file.
-
-    Raises
-    ------
-    UsageError : names it.
-    """
-    taken: set[Path] = set()
-    for path in [*outputs, *([] if document in (None, "-") else [Path(str(document))])]:
-        place = path.parent.resolve() / path.name  # a link is replaced, wherever it leads
-        if place in taken:
-            raise UsageError("two results would be written to it", path=path, hint="give each a name of its own")
-        taken.add(place)
 
 
 def guarded(call: Callable[[], Any]) -> int:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import Console, as_unet_error, check_distinct, console, one_line
+from unetcli.cli.console import Console, as_unet_error, console, one_line
 from unetcli.cli.jobs import STREAM, Job, check_cluster, check_streams, find_inputs, group_channels, plan_outputs
+from unetcli.cli.places import check_distinct
 from unetcli.cli.progress import progress_bar
 from unetcli.errors import PartialFailure, UsageError
 

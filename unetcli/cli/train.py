@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, check_distinct, console, write_line
+from unetcli.cli.console import SIGNALS, Console, Interrupted, console, write_line
 from unetcli.cli.following import follow
+from unetcli.cli.places import check_distinct
 from unetcli.cli.progress import progress_bar
 from unetcli.cli.train_display import (
     dry_run_document,

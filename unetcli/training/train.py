@@ -142,9 +142,7 @@ def _train(
                         page.update(sha256)
                     warn_of_collapse(trainer.history)
                 yield record
-            if (
-                trainer.losses or not trainer.history
-            ):  # stopped in the middle of an epoch, after a whole step, or before
+            if trainer.losses or not trainer.history:  # stopped in the middle of an epoch, or before its first step
                 with extra:
                     save_state(folder.path, state.at(trainer))
         finally:
