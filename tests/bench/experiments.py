@@ -1,10 +1,11 @@
 """What each choice of the default recipe is worth: one change at a time, in equal time, over folds and seeds.
 
-    python tests/bench/experiments.py isbi2012 --seconds 600 --folds 1,2 --only default,2e-3
+    python tests/bench/experiments.py isbi2012 --seconds 600 --folds 1,2 --only "default,learning rate 2e-3"
 
 Trains on one thread each, two at a time, on folds of what the data set has for training: pages 0 to 19 of a folder with
 ``train-volume.tif``, or the images that ``split.csv`` does not hold out. Prints a row of a Markdown table for each
-change: mean and SD over the folds of the last validation, in Dice and cross-entropy, and the steps that were made.
+change: mean and SD over the folds of the last validation, in Dice, cross-entropy, PQ where there are instances, and
+the steps that were made.
 """
 
 import argparse
@@ -13,14 +14,20 @@ import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from unetcli.dataset.augmentation import AugmentationSettings
 from unetcli.dataset.pairs import collect_pairs
 from unetcli.dataset.survey import survey
+from unetcli.images import normalize
+from unetcli.inference.instances import find_objects
+from unetcli.inference.predict import Ensemble, predict_bands
+from unetcli.metrics.instances import overlaps, pq
 from unetcli.models.device import set_threads
 from unetcli.training import loop, optimization
 from unetcli.training.config import RECIPES, Recipe, TrainConfig
@@ -42,6 +49,7 @@ VARIANTS = {
     "no dropout": {"dropout": 0.0},
     "a Dice term": {"dice_term": True},
     "no border weights": {"border_weight": 0.0},
+    "border weight 2": {"border_weight": 2.0},
     "no class balance": {"class_balance": "none"},
     "class balance inverse": {"class_balance": "inverse"},
     "no elastic": {"elastic": 0.0},
@@ -51,6 +59,13 @@ VARIANTS = {
     "patch 380": {"patch_size": 380},
     "four times the batch": {"batch_pixels": 4 * 388**2},
     "batch normalization": {"batch_norm": True},
+    "as the plain loop": {
+        "border_weight": 0.0,
+        "class_balance": "none",
+        "elastic": 0.0,
+        "rotate": 0.0,
+        "intensity": 0.0,
+    },
 }
 
 
@@ -76,7 +91,7 @@ def paths_of(data, folder):
 
 
 def train(data, changes, fold, seed, seconds, features):
-    """Return the last record of a training and its steps."""
+    """Return how good a training was at its end, and its steps."""
     set_threads(1)
     changes = dict(changes)
     optimization.WARM_UP = changes.pop("warm_up", optimization.WARM_UP)
@@ -103,14 +118,28 @@ def train(data, changes, fold, seed, seconds, features):
         )
         _, trainer = plan(config, found)
         steps = sum(not isinstance(record, EpochRecord) for record in trainer.run())
-        return trainer.history[-1], steps
+        last = trainer.history[-1]
+        scores = {"Dice": last.dice, "cross-entropy": last.validation_loss, "steps": steps}
+        return scores | ({"PQ": panoptic_quality(trainer)} if found.coding.task == "instances" else {})
+
+
+def panoptic_quality(trainer):
+    """Return the mean PQ of the averaged weights over the images that are held out."""
+    ensemble = Ensemble([trainer.average.average.eval()], trainer.device)
+    values = []
+    for sample in trainer.held_out:
+        prepare = partial(normalize, intensity=sample.intensity)
+        bands = predict_bands(ensemble, sample.image, prepare, trainer.tile, keep_probabilities=False)
+        found = find_objects(np.concatenate([band.classes for band in bands]))
+        values.append(pq(overlaps(sample.labels, found)))
+    return float(np.nanmean(values))
 
 
 def main(options):
     """Print a row per change."""
     names = options.only.split(",") if options.only else list(VARIANTS)
     folds = [int(fold) for fold in options.folds.split(",")]
-    print("| change | Dice | cross-entropy | steps |\n|---|---|---|---|")
+    header = ""
     with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = {
             name: [
@@ -120,13 +149,19 @@ def main(options):
             for name in names
         }
         for name, started in runs.items():
-            records, steps = zip(*(run.result() for run in started), strict=True)
-            columns = [[record.dice for record in records], [record.validation_loss for record in records]]
-            shown = [
-                f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}"
-                for values in columns
-            ]
-            print(f"| {name} | {' | '.join(shown)} | {statistics.mean(steps):.0f} |", flush=True)
+            scores = [run.result() for run in started]
+            if not header:
+                header = f"| change | {' | '.join(scores[0])} |\n{'|---' * (1 + len(scores[0]))}|"
+                print(header)
+            cells = [mean_and_sd([score[key] for score in scores]) for key in scores[0]]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def mean_and_sd(values):
+    """Return how a cell of the table shows the values of the folds."""
+    if isinstance(values[0], int):
+        return f"{statistics.mean(values):.0f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
 
 
 if __name__ == "__main__":

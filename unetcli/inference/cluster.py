@@ -8,7 +8,6 @@ that stays when a run fails, and the next run of the same work goes on from ther
 import hashlib
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from unetcli.errors import ResourceError, UsageError
 from unetcli.images import IntensityRange
 from unetcli.images.atomic_folder import atomic_folder, part_of, read_key
 from unetcli.images.omezarr_encoder import CHUNK, Store
+from unetcli.images.threads import cores
 from unetcli.images.writer import is_omezarr
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.outputs import Output, RowsOutput
@@ -243,9 +243,9 @@ def _local_processes(threads: int | None) -> tuple[int, int]:
     """Return how many processes to start here, and the threads of each: one for every card where there is CUDA."""
     import torch
 
-    cores = threads or len(os.sched_getaffinity(0))
-    processes = torch.cuda.device_count() or max(min(2, cores), cores // CORES_EACH)
-    return processes, max(1, cores // processes)
+    available = threads or cores()
+    processes = torch.cuda.device_count() or max(min(2, available), available // CORES_EACH)
+    return processes, max(1, available // processes)
 
 
 def whole_chunks(core: int) -> int:

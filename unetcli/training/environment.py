@@ -9,6 +9,7 @@ import torch
 
 from unetcli import __version__
 from unetcli.images import readable_size
+from unetcli.images.threads import cores
 from unetcli.models.device import Device
 
 LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "scipy", "scikit-image")
@@ -16,8 +17,7 @@ LIBRARIES = ("albumentations", "numpy", "opencv-python-headless", "scipy", "scik
 
 def hardware_rows(device: Device) -> list[tuple[str, str]]:
     """Return name and text of what there is: processor, cores, memory, GPU, system."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = [("processor", f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads")]
+    rows = [("processor", f"{_processor()}, {cores()} cores, {torch.get_num_threads()} threads")]
     if hasattr(os, "sysconf"):
         rows.append(("memory", readable_size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))))
     if device.kind == "cuda":
