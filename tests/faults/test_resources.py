@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -142,6 +143,25 @@ def test_two_interrupts(home, place, zygote):
     load_model(place / "new.safetensors")
     assert not running.has_children
     assert not (place / "new.run/lock").exists()
+
+
+ABANDONED = """
+import os, socket
+from multiprocessing.resource_sharer import DupFd
+from unetcli.training.batches import _quiet_worker
+
+_quiet_worker(0)
+handed_over = DupFd(os.open(os.devnull, os.O_RDONLY))
+with socket.socket(socket.AF_UNIX) as main_process:  # which ends while it fetches
+    main_process.connect(handed_over._id[0])
+os.close(handed_over.detach())
+print("served")
+"""
+
+
+def test_a_worker_whose_main_process_ends_is_silent():
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("served\n", "")
 
 
 def test_interrupts_before_and_during_work(home, place, models, zygote):

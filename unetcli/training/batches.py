@@ -1,6 +1,7 @@
 """Batches from the data loader, and what is done when its processes fail."""
 
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -109,9 +110,13 @@ def _collate(patches: list[Any]) -> Any:
 
 
 def _quiet_worker(number: int) -> None:
-    """Leave signals to the main process, and its cores to it too."""
+    """Leave signals to the main process, and its cores to it too.
+
+    The thread that hands patches over complains when the main process ends while it fetches one: nobody needs to know.
+    """
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None  # errors of patches do not come here, they go to the main process
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
