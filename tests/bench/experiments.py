@@ -144,7 +144,6 @@ def main(options):
     """Print a row per change."""
     names = options.only.split(",") if options.only else list(VARIANTS)
     folds = [int(fold) for fold in options.folds.split(",")]
-    header = ""
     with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = {
             name: [
@@ -155,9 +154,8 @@ def main(options):
         }
         for name, started in runs.items():
             scores = [run.result() for run in started]
-            if not header:
-                header = f"| change | {' | '.join(scores[0])} |\n{'|---' * (1 + len(scores[0]))}|"
-                print(header)
+            if name == names[0]:
+                print(f"| change | {' | '.join(scores[0])} |\n{'|---' * (1 + len(scores[0]))}|")
             cells = [mean_and_sd([score[key] for score in scores]) for key in scores[0]]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
