@@ -256,6 +256,14 @@ def test_a_worker_dies(place, scheduler, counted):
     assert same("one.tif", "survivor.tif")
 
 
+def test_processes_where_no_cores_are_assigned(monkeypatch):
+    """As on macOS and Windows, which have no `sched_getaffinity`."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cluster._local_processes(None) == (2, 1)
+
+
 @pytest.mark.slow
 def test_processes_of_this_machine(place):
     assert infer("semantic", "local.zarr", "--objects", "local.csv", "--cluster", "local") == 0
