@@ -87,8 +87,10 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="[default: by the patch size]")] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="default, or paper (section 3 to the letter).")] = "default",
-    optimizer: Annotated[str | None, typer.Option("--optimizer", help="adamw or sgd.  [default: the recipe's]")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="[default: the recipe's]")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option("--optimizer", help="muon, adamw or sgd.  [default: the recipe's]")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="[default: the optimizer's]")] = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", help="cosine, polynomial or constant.  [default: the recipe's]")
     ] = None,

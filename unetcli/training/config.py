@@ -6,7 +6,7 @@ from typing import Any
 
 from unetcli.dataset.augmentation import AugmentationSettings
 from unetcli.errors import UsageError
-from unetcli.training.optimization import OPTIMIZERS, SCHEDULES
+from unetcli.training.optimization import LEARNING_RATES, OPTIMIZERS, SCHEDULES
 
 PAPER_PATCH = 572
 EPOCHS = 100
@@ -39,10 +39,10 @@ class Recipe:
 
 
 RECIPES = {
-    "default": Recipe("adamw", "cosine", 1e-3, 1.0, 0.99, 0.2, 196**2, 0.25),
+    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.25),
     # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
     # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
-    "paper": Recipe("sgd", "constant", 1e-4, 0.0, 0.0, 0.5, 0, 1.0),
+    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 1.0),
 }
 
 
@@ -102,13 +102,15 @@ class TrainConfig:
 
     @property
     def steps_recipe(self) -> Recipe:
-        """The recipe with what was asked for put in."""
+        """The recipe with what was asked for put in; another optimizer comes with its usual learning rate."""
+        usual = {} if self.optimizer is None else {"learning_rate": LEARNING_RATES[self.optimizer]}
         asked: dict[str, Any] = {
             "optimizer": self.optimizer,
             "learning_rate": self.learning_rate,
             "schedule": self.schedule,
         }
-        return replace(RECIPES[self.recipe], **{name: value for name, value in asked.items() if value is not None})
+        given = {name: value for name, value in asked.items() if value is not None}
+        return replace(RECIPES[self.recipe], **(usual | given))
 
     @property
     def run_folder(self) -> Path:

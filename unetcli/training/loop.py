@@ -270,7 +270,8 @@ class Trainer:
             self._count_bad_step(epoch, step)
         else:
             self.bad_steps = 0
-            self.scaler.step(self.optimizer)
+            with self.device.arithmetic():
+                self.scaler.step(self.optimizer)
             self.average.update()
         self.scaler.update()
         return loss
