@@ -121,6 +121,8 @@ class Centres:
 class PatchDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Random patches, each a function of (seed, epoch, index) alone.
 
+    Images of at least the size of a patch are drawn alike, as they count in scores, others by their labelled pixels.
+
     ``dataset[epoch, index]`` is the image (C, n, n) float32, the target (m, m) int64 and the weights (m, m) float32
     of one patch; every worker returns the same for the same key.
     """
@@ -143,8 +145,8 @@ class PatchDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         self.seed = seed
         places = np.random.default_rng(sample_seed(seed, 0, 0))
         self.centres = [Centres(sample.labels, task, places) for sample in samples]
-        labelled = np.array([centre.labelled for centre in self.centres], dtype=float)
-        self.share = labelled / labelled.sum()
+        shown = np.array([min(centre.labelled, augmentation.output_size**2) for centre in self.centres], dtype=float)
+        self.share = shown / shown.sum()  # not by size: a few large images would drown the many small ones
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         epoch, index = key
