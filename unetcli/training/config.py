@@ -39,7 +39,7 @@ class Recipe:
 
 
 RECIPES = {
-    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.25),
+    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.1),
     # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
     # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
     "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 1.0),
