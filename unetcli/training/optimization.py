@@ -68,13 +68,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about the orthogonal matrix nearest to one, its singular values between 0.7 and 1.2 where they were not 0.
+    """Return about the orthogonal matrix nearest to one: singular values from 0.7 to 1.2, where they were not small.
 
     Five steps of the Newton-Schulz iteration with the coefficients of Jordan et al. (2024).
     """
     if len(matrix) > matrix.shape[1]:
         return orthogonal(matrix.mT).mT
-    found = matrix / (torch.linalg.matrix_norm(matrix) + 1e-7)
+    found: torch.Tensor = matrix / (torch.linalg.matrix_norm(matrix) + 1e-7)
     for _ in range(5):
         gram = found @ found.mT
         found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), found, beta=3.4445)
