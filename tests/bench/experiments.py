@@ -32,13 +32,15 @@ from unetcli.models.device import set_threads
 from unetcli.training import loop, optimization
 from unetcli.training.config import RECIPES, Recipe, TrainConfig
 from unetcli.training.loss import weighted_cross_entropy
+from unetcli.training.optimization import LEARNING_RATES
 from unetcli.training.plan import plan
 from unetcli.training.records import EpochRecord
 
 FOLDS = 5
+ADAMW = {"optimizer": "adamw", "learning_rate": LEARNING_RATES["adamw"]}
 VARIANTS = {
     "default": {},
-    "AdamW": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "AdamW": ADAMW,
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 1e-2": {"learning_rate": 1e-2},
     "polynomial schedule": {"schedule": "polynomial"},
@@ -63,8 +65,7 @@ VARIANTS = {
     "four times the batch": {"batch_pixels": 4 * 388**2},
     "batch normalization": {"batch_norm": True},
     "as the plain loop": {
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
+        **ADAMW,
         "border_weight": 0.0,
         "class_balance": "none",
         "elastic": 0.0,

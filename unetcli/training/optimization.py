@@ -81,11 +81,6 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def muon(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """Muon with its usual momentum."""
-    return Muon(parameters, learning_rate)
-
-
 def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """AdamW with its usual moments and a small weight decay."""
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4, fused=True)
@@ -97,7 +92,7 @@ def sgd(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
-    "muon": muon,
+    "muon": Muon,
     "adamw": adamw,
     "sgd": sgd,
 }
