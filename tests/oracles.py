@@ -45,14 +45,39 @@ def displacement_field(grid, size):
     return map_coordinates(grid, np.meshgrid(rows, columns, indexing="ij"), order=3, mode="mirror")
 
 
-def read_at(image, positions, order):
-    """An image (H, W) or (H, W, C) at positions (2, h, w), mirrored outside; order 1 is linear, 0 nearest."""
-    import numpy as np
+def nearest_at(image, positions):
+    """An image (H, W) at positions (2, h, w), mirrored outside, each the value of the nearest pixel."""
     from scipy.ndimage import map_coordinates
 
-    if image.ndim == 2:
-        return map_coordinates(image, positions, order=order, mode="mirror", prefilter=False)
-    return np.stack([read_at(image[..., c], positions, order) for c in range(image.shape[2])], axis=-1)
+    return map_coordinates(image, positions, order=0, mode="mirror", prefilter=False)
+
+
+def cubic_at(image, positions):
+    """An image (H, W, C) at positions (2, h, w), mirrored outside, by cubic convolution (Keys, 1981, a = -0.75)."""
+    import numpy as np
+
+    def weight(distance, a=-0.75):
+        near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+        far = a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        return np.where(distance <= 1, near, far)
+
+    whole = np.floor(positions).astype(int)
+    found = np.zeros((*positions.shape[1:], image.shape[2]))
+    for y in range(-1, 3):
+        for x in range(-1, 3):
+            rows, columns = whole[0] + y, whole[1] + x
+            share = weight(np.abs(positions[0] - rows)) * weight(np.abs(positions[1] - columns))
+            rows, columns = (_mirrored(place, size) for place, size in zip((rows, columns), image.shape, strict=False))
+            found += share[..., None] * image[rows, columns]
+    return found
+
+
+def _mirrored(place, size):
+    """Indices on an axis of so many pixels, mirrored outside without repeating the edge."""
+    import numpy as np
+
+    period = max(1, 2 * size - 2)
+    return np.minimum(place % period, -place % period)
 
 
 # --- metrics: truth and prediction are small arrays -----------------------------------------------------------------

@@ -103,7 +103,7 @@ class TestMap:
         image, grids = draw.random((90, 80, 1)), draw.normal(0, 2, (2, 3, 3))
         positions = build_map(40, (45, 40), grids, turn(float(draw.uniform(-180, 180))))
         patch = resample(image, positions.astype(np.float32))
-        np.testing.assert_allclose(patch, oracles.read_at(image, positions, 1), atol=3e-2 if old_opencv() else 1e-4)
+        np.testing.assert_allclose(patch, oracles.cubic_at(image, positions), atol=3e-2 if old_opencv() else 1e-4)
 
     @pytest.mark.parametrize("size", [64, 188, 380, 572])
     @pytest.mark.parametrize("elastic", [10.0, LARGEST_ELASTIC])
@@ -195,8 +195,8 @@ class TestTogether:
         patch, target = augmentation(image, labels, (12, 30), seed)
         warp = seed_all(augmentation, seed)[0]
         positions = positions_of(warp, (12, 30))
-        np.testing.assert_allclose(patch, oracles.read_at(image, positions, 1), atol=4e-2 if old_opencv() else 1e-4)
-        expected = oracles.read_at(labels, positions[:, 14:54, 14:54], 0)
+        np.testing.assert_allclose(patch, oracles.cubic_at(image, positions), atol=4e-2 if old_opencv() else 1e-4)
+        expected = oracles.nearest_at(labels, positions[:, 14:54, 14:54])
         assert (target != expected).mean() < 0.001  # a position between two pixels may go either way
 
     def test_ignored_pixels_stay_whole(self):

@@ -1,8 +1,9 @@
 """Random variations of a training patch: one resampling of image and labels, then gray values (paper, section 3.1).
 
 Shift, rotation, mirroring, scaling and the elastic deformation are composed into one map from patch pixels to image
-positions, so nothing is interpolated twice. The image is read linearly, labels take the nearest pixel; what lies
-outside the image is mirrored (edge pixel not repeated), labels included. Only the region that the map needs is read.
+positions, so nothing is interpolated twice. The image is read by cubic convolution (Keys, 1981), since a linear reading
+would blur every patch, and what is predicted later is not blurred; labels take the nearest pixel. What lies outside the
+image is mirrored (edge pixel not repeated), labels included. Only the region that the map needs is read.
 
 albumentations carries the transforms. Its ``set_random_seed`` hands one seed to every transform, so that their draws
 would be the same numbers; here all of them draw from one generator, seeded anew for each sample.
@@ -168,8 +169,8 @@ class Warp(A.DualTransform):  # type: ignore[misc]  # albumentations is not type
     def apply(
         self, img: Source, positions: NDArray[np.float32], intensity: IntensityRange | None, **params: Any
     ) -> Image:
-        """Return the image patch as planes (C, n, n), read linearly."""
-        region, local = _region(img, positions)
+        """Return the image patch as planes (C, n, n), read by cubic convolution."""
+        region, local = _region(img, positions, beside=1)
         return resample(region, local, intensity).transpose(2, 0, 1)
 
     def apply_to_mask(self, mask: Source, positions: NDArray[np.float32], **params: Any) -> Labels:
@@ -183,21 +184,24 @@ class Warp(A.DualTransform):  # type: ignore[misc]  # albumentations is not type
         return labels
 
 
-def _region(source: Source, positions: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return the part of the source that the positions need, mirrored outside, and the positions within it."""
-    first = [int(low) for low in np.floor(positions.min(axis=(1, 2)))]
-    last = [int(high) for high in np.ceil(positions.max(axis=(1, 2)))]
+def _region(
+    source: Source, positions: NDArray[np.float32], beside: int = 0
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Return the part of the source around the positions, mirrored outside, and the positions within it.
+
+    It reaches as many pixels beyond as are `beside` the two between which a position lies.
+    """
+    first = [int(low) - beside for low in np.floor(positions.min(axis=(1, 2)))]
+    last = [int(high) + beside for high in np.ceil(positions.max(axis=(1, 2)))]
     region = read_mirrored(source, first[0], last[0] + 1, first[1], last[1] + 1)
     return region, positions - np.array(first, dtype=np.float32)[:, None, None]
 
 
 def resample(image: NDArray[Any], positions: NDArray[np.float32], intensity: IntensityRange | None = None) -> Image:
-    """Return the image (H, W, C) read linearly at the positions (2, h, w), as float32 (h, w, C).
+    """Return the image (H, W, C) at the positions (2, h, w), as float32 (h, w, C): cubic convolution with a = -0.75.
 
-    It is normalized before, where its `intensity` is given. The channels lie in memory one after the other.
-
-    OpenCV 5 interpolates one channel in float32, but rounds positions to 1/32 pixel for two channels, as OpenCV 4 does
-    for any number. Channels are therefore read one by one; the rounding of OpenCV 4 is nothing that training notices.
+    It is normalized before, where its `intensity` is given. The channels lie in memory one after the other. OpenCV 4
+    rounds positions to 1/32 pixel, which is nothing that training notices.
     """
     y, x = positions
     planes = np.empty((image.shape[2], *y.shape), dtype=np.float32)
@@ -206,7 +210,7 @@ def resample(image: NDArray[Any], positions: NDArray[np.float32], intensity: Int
         if intensity is not None:
             pixels = normalize(pixels, _range_of(intensity, channel))[:, :, 0]
         pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-        cv2.remap(pixels, x, y, cv2.INTER_LINEAR, plane, cv2.BORDER_REPLICATE)
+        cv2.remap(pixels, x, y, cv2.INTER_CUBIC, plane, cv2.BORDER_REPLICATE)
     return planes.transpose(1, 2, 0)
 
 
