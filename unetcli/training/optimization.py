@@ -68,14 +68,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about the orthogonal matrix nearest to one: singular values from 0.7 to 1.2, where they were not small.
+    """Return about the orthogonal matrix nearest to one: singular values of 0.7 to 1.2, and less where they were small.
 
-    Five steps of the Newton-Schulz iteration with the coefficients of Jordan et al. (2024).
+    Three steps of the Newton-Schulz iteration with the coefficients of Jordan et al. (2024), who make five: these bring
+    singular values of less than 3 % of the matrix norm nearer to the others as well, and train no better in the time.
     """
     if len(matrix) > matrix.shape[1]:
         return orthogonal(matrix.mT).mT
     found: torch.Tensor = matrix / (torch.linalg.matrix_norm(matrix) + 1e-7)
-    for _ in range(5):
+    for _ in range(3):
         gram = found @ found.mT
         found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), found, beta=3.4445)
     return found
