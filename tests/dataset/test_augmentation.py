@@ -199,6 +199,12 @@ class TestTogether:
         expected = oracles.nearest_at(labels, positions[:, 14:54, 14:54])
         assert (target != expected).mean() < 0.001  # a position between two pixels may go either way
 
+    def test_deformed_patches_stay_sharp(self):
+        image = np.random.default_rng(0).normal(0, 1, (300, 300, 1)).astype(np.float32)
+        augmentation = Augmentation(AugmentationSettings(intensity=0), patch_size=188, output_size=4)
+        patch, _ = augmentation(image, numbered(300, 300), (150, 150), 0)
+        assert patch.std() > 0.8  # read linearly, noise keeps two thirds of its deviation
+
     def test_ignored_pixels_stay_whole(self):
         labels = np.zeros((80, 80), np.int32)
         labels[20:60, 20:60] = -1

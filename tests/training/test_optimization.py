@@ -32,9 +32,7 @@ def zeros(*shape):
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
 def test_muon_is_that_of_torch_for_matrices(shape):
     expected = zeros(*shape)
-    moved(
-        torch.optim.Muon([expected], lr=0.1, weight_decay=0.0, ns_steps=3, adjust_lr_fn="match_rms_adamw"), expected
-    )
+    moved(torch.optim.Muon([expected], lr=0.1, weight_decay=0.0, ns_steps=3, adjust_lr_fn="match_rms_adamw"), expected)
     parameter = zeros(*shape)
     with torch.autocast("cpu", torch.bfloat16):
         moved(Muon([parameter], lr=0.1), parameter)
