@@ -29,9 +29,8 @@ from unetcli.inference.instances import find_objects
 from unetcli.inference.predict import Ensemble, predict_bands
 from unetcli.metrics.instances import overlaps, pq
 from unetcli.models.device import set_threads
-from unetcli.training import loop, optimization
+from unetcli.training import optimization
 from unetcli.training.config import RECIPES, Recipe, TrainConfig
-from unetcli.training.loss import weighted_cross_entropy
 from unetcli.training.optimization import LEARNING_RATES
 from unetcli.training.plan import plan
 from unetcli.training.records import EpochRecord
@@ -51,7 +50,7 @@ VARIANTS = {
     "no averaging": {"averaging": 0.0},
     "averaging 0.999": {"averaging": 0.999},
     "no dropout": {"dropout": 0.0},
-    "a Dice term": {"dice_term": True},
+    "no Dice term": {"dice_weight": 0.0},
     "no border weights": {"border_weight": 0.0},
     "border weight 2": {"border_weight": 2.0},
     "no class balance": {"class_balance": "none"},
@@ -66,6 +65,7 @@ VARIANTS = {
     "batch normalization": {"batch_norm": True},
     "as the plain loop": {
         **ADAMW,
+        "dice_weight": 0.0,
         "border_weight": 0.0,
         "class_balance": "none",
         "elastic": 0.0,
@@ -73,14 +73,6 @@ VARIANTS = {
         "intensity": 0.0,
     },
 }
-
-
-def with_dice_term(logits, target, weights):
-    """Return the weighted cross-entropy plus one minus the soft Dice of the foreground."""
-    inside = 1 - torch.softmax(logits.float(), dim=1)[:, 0]
-    counted, truth = weights > 0, (target > 0).float()
-    overlap = 2 * (inside * truth * counted).sum() / (((inside + truth) * counted).sum() + 1)
-    return weighted_cross_entropy(logits, target, weights) + 1 - overlap
 
 
 def paths_of(data, folder):
@@ -101,7 +93,6 @@ def train(data, changes, fold, seed, seconds, features):
     set_threads(1)
     changes = dict(changes)
     optimization.WARM_UP = changes.pop("warm_up", optimization.WARM_UP)
-    loop.weighted_cross_entropy = with_dice_term if changes.pop("dice_term", False) else weighted_cross_entropy
 
     def taken(kind):
         return {field.name: changes.pop(field.name) for field in fields(kind) if field.name in changes}

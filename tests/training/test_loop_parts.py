@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unetcli.training.loss import weighted_cross_entropy
+from unetcli.training.loss import soft_dice_loss, weighted_cross_entropy
 from unetcli.training.optimization import SCHEDULES, AveragedWeights
 
 
@@ -24,7 +24,36 @@ def test_loss_equals_the_definition():
     assert float(weighted_cross_entropy(logits, target, weights)) == pytest.approx(expected / 40, rel=1e-5)
 
 
-def test_ignored_pixels_change_nothing():
+def test_soft_dice_equals_the_definition():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    target = torch.randint(0, 3, (2, 4, 5), generator=generator)
+    weights = torch.randint(0, 3, (2, 4, 5), generator=generator).float()
+    shares = []
+    for n in range(2):
+        for index in (1, 2):
+            overlap = found = there = 0.0
+            for y, x in (weights[n] > 0).nonzero().tolist():
+                scores = np.exp(logits[n, :, y, x].double().numpy())
+                probability, truth = scores[index] / scores.sum(), int(target[n, y, x]) == index
+                overlap, found, there = overlap + probability * truth, found + probability, there + truth
+            shares.append(2 * overlap / (found + there + 1))
+    assert float(soft_dice_loss(logits, target, weights)) == pytest.approx(1 - np.mean(shares), rel=1e-5)
+
+
+def test_soft_dice_is_small_where_all_is_found_and_flat_where_nothing_is():
+    target = torch.ones(1, 30, 30, dtype=torch.int64)
+    logits = torch.stack([-20 * target, 20 * target], dim=1).float().requires_grad_()
+    assert float(soft_dice_loss(logits, target, torch.ones(1, 30, 30))) < 1e-3
+    (gradient,) = torch.autograd.grad(soft_dice_loss(logits, torch.zeros_like(target), torch.ones(1, 30, 30)), logits)
+    assert not gradient.any()
+
+
+LOSSES = pytest.mark.parametrize("loss_of", [weighted_cross_entropy, soft_dice_loss])
+
+
+@LOSSES
+def test_ignored_pixels_change_nothing(loss_of):
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
     weights = torch.ones(1, 3, 3)
     weights[0, 0] = 0
@@ -32,7 +61,7 @@ def test_ignored_pixels_change_nothing():
     for ignored in (-1, 0, 1):
         target = torch.ones(1, 3, 3, dtype=torch.int64)
         target[0, 0] = ignored
-        loss = weighted_cross_entropy(logits, target, weights)
+        loss = loss_of(logits, target, weights)
         losses.append(float(loss.detach()))
         (gradient,) = torch.autograd.grad(loss, logits)
         assert not gradient[0, :, 0].any()
@@ -44,10 +73,17 @@ def test_a_batch_that_is_ignored_altogether_has_a_finite_loss():
     assert float(weighted_cross_entropy(logits, torch.full((1, 3, 3), -1), torch.zeros(1, 3, 3))) == 0
 
 
-def test_halves_of_a_batch_add_up():
+def test_a_batch_that_is_ignored_altogether_has_no_dice_to_learn_from():
+    logits = torch.randn(1, 2, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(soft_dice_loss(logits, torch.full((1, 3, 3), -1), torch.zeros(1, 3, 3)), logits)
+    assert not gradient.any()
+
+
+@LOSSES
+def test_halves_of_a_batch_add_up(loss_of):
     logits, target, weights = torch.randn(4, 2, 3, 3), torch.randint(0, 2, (4, 3, 3)), torch.rand(4, 3, 3)
-    whole = weighted_cross_entropy(logits, target, weights)
-    halves = [weighted_cross_entropy(logits[i : i + 2], target[i : i + 2], weights[i : i + 2]) / 2 for i in (0, 2)]
+    whole = loss_of(logits, target, weights)
+    halves = [loss_of(logits[i : i + 2], target[i : i + 2], weights[i : i + 2]) / 2 for i in (0, 2)]
     assert float(sum(halves)) == pytest.approx(float(whole), rel=1e-6)
 
 

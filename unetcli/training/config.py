@@ -26,6 +26,7 @@ class Recipe:
     batch_pixels : pixels of output that a batch shows at least, from which the batch size follows; 0 means one patch.
     smallest_share : share of the pixels up to which the class balance raises rarer classes: 1 makes all classes count
         alike (inverse frequency), 0 leaves their frequencies.
+    dice_weight : of the soft Dice in the loss, beside the weighted cross-entropy; 0 leaves it out.
     """
 
     optimizer: str
@@ -36,13 +37,14 @@ class Recipe:
     dropout: float
     batch_pixels: int
     smallest_share: float
+    dice_weight: float
 
 
 RECIPES = {
-    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.1),
+    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.1, 1.0),
     # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
     # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
-    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 1.0),
+    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 1.0, 0.0),
 }
 
 

@@ -18,7 +18,7 @@ from unetcli.inference.predict import TileSize, is_out_of_memory
 from unetcli.models.device import Device
 from unetcli.training.batches import Batch, Key, batches, killed_worker
 from unetcli.training.config import Recipe
-from unetcli.training.loss import weighted_cross_entropy
+from unetcli.training.loss import soft_dice_loss, weighted_cross_entropy
 from unetcli.training.optimization import OPTIMIZERS, SCHEDULES, AveragedWeights
 from unetcli.training.processes import ALONE, Processes
 from unetcli.training.records import EpochRecord, Limits, StepRecord
@@ -287,7 +287,10 @@ class Trainer:
             with self.processes.alone(model) if number < len(pieces) else nullcontext():
                 with self.device.arithmetic():
                     logits = model(image)
-                loss = weighted_cross_entropy(logits, target, weights) * (len(image) / len(batch[0]))
+                loss = weighted_cross_entropy(logits, target, weights)
+                if self.recipe.dice_weight:
+                    loss = loss + self.recipe.dice_weight * soft_dice_loss(logits, target, weights)
+                loss = loss * (len(image) / len(batch[0]))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
