@@ -19,7 +19,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from unetcli.dataset.augmentation import AugmentationSettings
 from unetcli.dataset.pairs import collect_pairs
