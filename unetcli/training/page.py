@@ -140,7 +140,7 @@ def _course(history: Sequence[EpochRecord], classes: Sequence[str], best: EpochR
     if len(classes) > 1:
         dice = {"mean": [record.dice for record in history], **dice}
     curves = {
-        "loss in training, weighted": {"training": [record.train_loss for record in history]},
+        "loss in training": {"training": [record.train_loss for record in history]},
         "cross-entropy on validation": {"validation": [record.validation_loss for record in history]},
         "Dice on validation": dice,
         "learning rate": {"learning rate": [record.learning_rate for record in history]},
