@@ -83,6 +83,7 @@ class Trainer:
         self.average = AveragedWeights(network, copy.deepcopy(network), recipe.averaging)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "fp16")
         self.schedule = SCHEDULES[recipe.schedule]
+        self.dice_weight = recipe.dice_weight if dataset.task == "instances" else 0.0
         self.parts = 1  # pieces in which a batch is computed, more where memory ran out
         self.bad_steps = 0
         self.validation_seconds = 0.0
@@ -288,8 +289,8 @@ class Trainer:
                 with self.device.arithmetic():
                     logits = model(image)
                 loss = weighted_cross_entropy(logits, target, weights)
-                if self.recipe.dice_weight:
-                    loss = loss + self.recipe.dice_weight * soft_dice_loss(logits, target, weights)
+                if self.dice_weight:
+                    loss = loss + self.dice_weight * soft_dice_loss(logits, target, weights)
                 loss = loss * (len(image) / len(batch[0]))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
