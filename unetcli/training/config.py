@@ -26,8 +26,8 @@ class Recipe:
     batch_pixels : pixels of output that a batch shows at least, from which the batch size follows; 0 means one patch.
     smallest_share : share of the pixels up to which the class balance raises rarer classes: 1 makes all classes count
         alike (inverse frequency), 0 leaves their frequencies.
-    dice_weight : of the soft Dice in the loss of instances, beside the weighted cross-entropy; 0 leaves it out. It makes
-        up for what border weights cost in Dice; masks of classes go without, whose probabilities it would sharpen.
+    dice_weight : of the soft Dice in the loss of instances, beside the weighted cross-entropy; 0 leaves it out. It
+        makes up for what border weights cost in Dice; masks of classes go without, as it sharpens probabilities.
     """
 
     optimizer: str
