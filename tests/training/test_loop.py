@@ -36,13 +36,18 @@ def discs(seed, size=72):
     return Sample(f"discs {seed}", image, intensity_range([image]), labels)
 
 
-def trainer_of(*, epochs=2, workers=0, seed=0, batch_size=2, patches=8, features=4, dropout=0.5, **options):
+def trainer_of(
+    *, epochs=2, workers=0, seed=0, batch_size=2, patches=8, features=4, dropout=0.5, task="instances", **options
+):
     torch.manual_seed(seed)
     network = build_network("unet", channels=1, classes=2, features=features, depth=2, dropout=dropout)
     patch = geometry_of(network).nearest_legal(84)
+    samples = [discs(number) for number in (1, 2, 3)]
+    if task == "semantic":
+        samples = [replace(sample, labels=np.minimum(sample.labels, 1)) for sample in samples]
     dataset = PatchDataset(
-        [discs(1), discs(2)],
-        task="instances",
+        samples[:2],
+        task=task,
         augmentation=Augmentation(
             AugmentationSettings(), patch_size=patch, output_size=geometry_of(network).output_size(patch)
         ),
@@ -62,7 +67,7 @@ def trainer_of(*, epochs=2, workers=0, seed=0, batch_size=2, patches=8, features
         "tile": TileSize(100),
         **options,
     }
-    return Trainer(network, dataset, [discs(3)], **arguments)
+    return Trainer(network, dataset, samples[2:], **arguments)
 
 
 def hash_after(trainer):
@@ -82,6 +87,17 @@ def test_it_learns():
     assert trainer.best.dice == max(record.dice for record in epochs)
     assert epochs[-1].train_loss < epochs[0].train_loss
     assert [record.best for record in epochs if record.epoch == trainer.best.epoch] == [True]
+
+
+def test_soft_dice_counts_for_instances_only():
+    def first_loss(task, dice_weight):
+        return next(trainer_of(task=task, recipe=replace(RECIPES["default"], dice_weight=dice_weight)).run()).loss
+
+    assert RECIPES["default"].dice_weight > 0 == RECIPES["paper"].dice_weight
+    term = first_loss("instances", 1.0) - first_loss("instances", 0.0)
+    assert 0 < term < 1
+    assert first_loss("instances", 2.0) == pytest.approx(first_loss("instances", 0.0) + 2 * term, rel=1e-5)
+    assert first_loss("semantic", 1.0) == first_loss("semantic", 0.0)
 
 
 def test_the_seed_alone_decides():

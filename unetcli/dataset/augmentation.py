@@ -189,7 +189,7 @@ def _region(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Return the part of the source around the positions, mirrored outside, and the positions within it.
 
-    It reaches as many pixels beyond as are `beside` the two between which a position lies.
+    It holds the pixels between which each position lies, and as many more `beside` them on every side.
     """
     first = [int(low) - beside for low in np.floor(positions.min(axis=(1, 2)))]
     last = [int(high) + beside for high in np.ceil(positions.max(axis=(1, 2)))]
