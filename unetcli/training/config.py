@@ -27,7 +27,7 @@ class Recipe:
     smallest_share : share of the pixels up to which the class balance raises rarer classes: 1 makes all classes count
         alike (inverse frequency), 0 leaves their frequencies.
     dice_weight : of the soft Dice in the loss of instances, beside the weighted cross-entropy; 0 leaves it out. It
-        makes up for what border weights cost in Dice; masks of classes go without, as it sharpens probabilities.
+        gains Dice where there are border weights; masks of classes go without, as it sharpens probabilities.
     """
 
     optimizer: str

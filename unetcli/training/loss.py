@@ -24,7 +24,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
 def soft_dice_loss(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Return one minus the soft Dice of the foreground classes, the mean over classes and patches, a scalar.
 
-    Border weights make background of what might be a gap; this term, which has no weights, pulls the other way. It is
+    Border weights count background more where there may be a gap; this term weighs all pixels alike. It is
     what Milletari et al. (2016, V-Net, section 3) minimize, without their squares, for each patch by itself, so that
     halves of a batch add up. A patch without a class has no gradient from it.
 
