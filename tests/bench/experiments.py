@@ -5,7 +5,7 @@
 Trains on one thread each, two at a time, on folds of what the data set has for training: pages 0 to 19 of a folder with
 ``train-volume.tif``, or the images that ``split.csv`` does not hold out. Prints a row of a Markdown table for each
 change: mean and SD over the folds of the last validation, in Dice, cross-entropy and the steps that were
-made; of two classes the best threshold and the Dice there as well, and of instances PQ.
+made; of two classes the best threshold and the Dice there as well, of the stack V_rand and of instances PQ.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from unetcli.images import normalize
 from unetcli.inference.instances import find_objects
 from unetcli.inference.predict import Ensemble, predict_bands
 from unetcli.metrics.instances import overlaps, pq
+from unetcli.metrics.partition import Partition, partition, v_rand
 from unetcli.models.device import set_threads
 from unetcli.training import optimization
 from unetcli.training.config import RECIPES, Recipe, TrainConfig
@@ -119,19 +120,30 @@ def train(data, changes, fold, seed, seconds, features):
         if trainer.classes == 2:
             there = np.nanmean([image.dice_at for image in trainer.score.images], axis=0)
             scores |= {"best threshold": trainer.score.threshold or 0.5, "Dice there": float(there.max())}
+        if pages is not None:
+            return scores | {"V_rand": membranes_apart(trainer)}
         return scores | ({"PQ": panoptic_quality(trainer)} if found.coding.task == "instances" else {})
 
 
-def panoptic_quality(trainer):
-    """Return the mean PQ of the averaged weights over the images that are held out."""
+def predictions(trainer):
+    """Yield the labels of each image that is held out, and what the averaged weights predict: classes, probabilities."""
     ensemble = Ensemble([trainer.average.average.eval()], trainer.device)
-    values = []
     for sample in trainer.held_out:
         prepare = partial(normalize, intensity=sample.intensity)
-        bands = predict_bands(ensemble, sample.image, prepare, trainer.tile, keep_probabilities=False)
-        found = find_objects(np.concatenate([band.classes for band in bands]))
-        values.append(pq(overlaps(sample.labels, found)))
-    return float(np.nanmean(values))
+        bands = list(predict_bands(ensemble, sample.image, prepare, trainer.tile, keep_probabilities=True))
+        probabilities = np.concatenate([band.probabilities for band in bands], axis=1)
+        yield sample.labels, np.concatenate([band.classes for band in bands]), probabilities
+
+
+def membranes_apart(trainer):
+    """Return V_rand of the slices together."""
+    slices = [partition(labels == 1, probabilities[1]) for labels, _, probabilities in predictions(trainer)]
+    return v_rand(Partition.merged(slices))
+
+
+def panoptic_quality(trainer):
+    """Return the mean PQ over the images."""
+    return float(np.nanmean([pq(overlaps(labels, find_objects(found))) for labels, found, _ in predictions(trainer)]))
 
 
 def main(options):

@@ -32,10 +32,13 @@ def zeros(*shape):
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
 def test_muon_is_that_of_torch_for_matrices(shape):
     expected = zeros(*shape)
-    moved(torch.optim.Muon([expected], lr=0.1, weight_decay=0.0, ns_steps=3, adjust_lr_fn="match_rms_adamw"), expected)
-    parameter = zeros(*shape)
+    as_ours = {"ns_steps": 3, "adjust_lr_fn": "match_rms_adamw"}
+    moved(torch.optim.Muon([expected], lr=0.1, weight_decay=2.0, **as_ours), expected)
+    parameter, undecayed = zeros(*shape), zeros(*shape)
     with torch.autocast("cpu", torch.bfloat16):
-        moved(Muon([parameter], lr=0.1), parameter)
+        moved(Muon([parameter], lr=0.1, weight_decay=2.0), parameter)
+        moved(Muon([undecayed], lr=0.1, weight_decay=0.0), undecayed)
+    assert (undecayed - expected).norm() > 0.1 * expected.norm()
     assert expected.abs().max() > 0.02
     assert (parameter - expected).norm() < 0.05 * expected.norm()  # 18 products in bf16, whose rounding differs
 
@@ -70,9 +73,9 @@ def test_a_vector_moves_along_its_gradient():
 def test_what_has_no_gradient_stays():
     without, zero = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
     zero.grad = torch.zeros(3, 4)
-    Muon([without, zero], lr=0.1).step()
+    Muon([without, zero], lr=0.1, weight_decay=0.5).step()
     assert torch.equal(without, torch.ones(3, 4))
-    assert torch.equal(zero, torch.ones(3, 4))
+    assert torch.equal(zero, torch.full((3, 4), 0.95))
 
 
 def test_another_optimizer_comes_with_its_learning_rate(tmp_path):

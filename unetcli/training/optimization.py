@@ -45,10 +45,14 @@ class Muon(torch.optim.Optimizer):
     parameters : of any shape; those without a gradient stay.
     lr : five times the root mean square of a step.
     momentum : share of the gradients of earlier steps in a step (Nesterov's).
+    weight_decay : times `lr`, the share of the weights that each step takes away, which in long trainings on few images
+        keeps them from growing.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 1.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -64,6 +68,7 @@ class Muon(torch.optim.Optimizer):
                 ahead = parameter.grad.lerp(momentum, group["momentum"])
                 direction = orthogonal(ahead.flatten(1)) if ahead.ndim > 1 else functional.normalize(ahead, dim=0)
                 length = 0.2 * math.sqrt(max(direction.shape)) * group["lr"]
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(direction.reshape(parameter.shape), alpha=length)
 
 
