@@ -31,7 +31,7 @@ from unetcli.metrics.partition import Partition, partition, v_rand
 from unetcli.models.device import set_threads
 from unetcli.training import optimization
 from unetcli.training.config import RECIPES, Recipe, TrainConfig
-from unetcli.training.optimization import LEARNING_RATES
+from unetcli.training.optimization import LEARNING_RATES, OPTIMIZERS, Muon
 from unetcli.training.plan import plan
 from unetcli.training.records import EpochRecord
 
@@ -42,6 +42,7 @@ VARIANTS = {
     "AdamW": ADAMW,
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 1e-2": {"learning_rate": 1e-2},
+    "no weight decay": {"weight_decay": 0.0},
     "polynomial schedule": {"schedule": "polynomial"},
     "constant learning rate": {"schedule": "constant"},
     "no warm-up": {"warm_up": 0.0},
@@ -93,6 +94,8 @@ def train(data, changes, fold, seed, seconds, features):
     set_threads(1)
     changes = dict(changes)
     optimization.WARM_UP = changes.pop("warm_up", optimization.WARM_UP)
+    if "weight_decay" in changes:
+        OPTIMIZERS["muon"] = partial(Muon, weight_decay=changes.pop("weight_decay"))
 
     def taken(kind):
         return {field.name: changes.pop(field.name) for field in fields(kind) if field.name in changes}
@@ -126,7 +129,7 @@ def train(data, changes, fold, seed, seconds, features):
 
 
 def predictions(trainer):
-    """Yield the labels of each image that is held out, and what the averaged weights predict: classes, probabilities."""
+    """Yield the labels of each image that is held out, and what is predicted: classes and probabilities."""
     ensemble = Ensemble([trainer.average.average.eval()], trainer.device)
     for sample in trainer.held_out:
         prepare = partial(normalize, intensity=sample.intensity)
