@@ -161,6 +161,41 @@ def test_changed_data(interrupted, capsys):
     assert (interrupted / "unet.safetensors").read_bytes() == before
 
 
+def test_other_images_held_out(home, place, capsys):
+    """A list of them may change like the data; what was held out must not be trained on."""
+    (place / "list.txt").write_text("c1\n")
+    arguments = ["train", str(home / "cells"), *OPTIONS, "--validation", "list.txt"]
+    assert run([*arguments, "--epochs", "1", "-q"]) == 0
+    (place / "list.txt").write_text("c2\n")
+    assert run([*arguments, "--resume", "--epochs", "2"]) == 3
+    error = capsys.readouterr().err
+    assert "unet.run: held out are other images than when the training began: c1, c2 (1 then, 1 now)" in error
+    check_form(3, error)
+    (place / "list.txt").write_text("c1\n")
+    assert run([*arguments, "--resume", "--epochs", "2", "-q"]) == 0
+    assert len(history(place / "unet.run")) == 2
+
+
+@pytest.mark.parametrize("limits", [["--max-time", "1s"], ["--max-time", "1s", "--epochs", "1000"]])
+def test_more_epochs_than_fitted_the_time(limits, home, place, capsys):
+    arguments = ["train", str(home / "cells"), *OPTIONS]
+    assert run([*arguments, *limits, "-q"]) == 0
+    done = len(history(place / "unet.run"))
+    epochs = max(done + 2, 1002 if "--epochs" in limits else 0)
+    if "--epochs" in limits:
+        assert run(["train", "--resume", "--epochs", str(epochs), "--dry-run"]) == 0
+        assert f"{epochs} epochs, no time limit" in capsys.readouterr().err
+        return
+    assert run(["train", "--resume", "--epochs", str(done)]) == 2
+    assert f"--epochs {done} (it began with the default)" in capsys.readouterr().err
+    assert run(["train", "--resume", "--epochs", str(epochs)]) == 0
+    said = capsys.readouterr().err
+    assert f"as many epochs as fit its time, {done} of them done: the schedule begins anew" in said
+    rows = history(place / "unet.run")
+    assert len(rows) == epochs
+    assert float(rows[done]["learning_rate"]) > 2 * float(rows[done - 1]["learning_rate"])
+
+
 def test_moved_data(interrupted, uninterrupted):
     """The same images elsewhere are the same images."""
     (interrupted / "cells").rename(interrupted / "moved")

@@ -161,8 +161,9 @@ def test_stopping_ends_after_the_step():
 
 def test_divergence_is_noticed():
     trainer = trainer_of(recipe=replace(RECIPES["default"], learning_rate=1e30, largest_gradient=0.0), epochs=20)
-    with pytest.raises(DivergedError, match=r"not finite at epoch \d+, step \d+"):
+    with pytest.raises(DivergedError, match=r"not finite at epoch \d+, step \d+") as caught:
         list(trainer.run())
+    assert ("the best finite model is kept" in caught.value.hint) == (trainer.best is not None)
     assert all(np.isfinite(record.validation_loss) for record in trainer.history if record.best)
 
 

@@ -97,6 +97,7 @@ def test_a_training_that_is_continued_keeps_its_commands(cells, tmp_path):
     assert run(resume) == 0
     text = page.read_text(encoding="utf-8")
     assert curves(text) == [2] * 6
+    assert "Held-out images as epoch" in text
     for command in (begin, resume):
         assert f"<pre>{html.escape(shlex.join(['unet', *command]))}</pre>" in text
 
@@ -166,11 +167,19 @@ def test_pictures_are_of_the_best_epoch_and_drawn_once(page, monkeypatch):
     assert len(drawn) == 2 * len(page.trainer.held_out)
 
 
-def test_pictures_of_a_training_that_is_continued_are_of_its_last_epoch(page):
+def test_pictures_of_a_training_that_is_continued_are_of_its_best_epoch(page):
     page.trainer.history = [record_of(1), replace(record_of(2), best=True)]
+    page.look_back(page.trainer.network)
     look(page, 3, best=False)
     page.update("")
-    assert "Held-out images as epoch 3" in page.folder.written[0]
+    assert "Held-out images as epoch 2" in page.folder.written[0]
+
+
+def test_looking_back_ends_when_told_to_stop(page):
+    page.trainer.history = [replace(record_of(1), best=True)]
+    page.trainer.stop = lambda: True
+    page.look_back(page.trainer.network)
+    assert page.looks == ()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")

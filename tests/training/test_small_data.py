@@ -72,6 +72,12 @@ def test_a_collapse_is_named(share, said, recwarn):
     else:
         with pytest.warns(UnetWarning, match=f"nothing but {said}: .* --learning-rate"):
             warn_of_collapse(history)
+        for epoch in range(COLLAPSED_EPOCHS + 1, 3 * COLLAPSED_EPOCHS):  # it has been said
+            history.append(replace(RECORD, epoch=epoch, foreground=share))
+            warn_of_collapse(history)
+        history += [RECORD, *history[:COLLAPSED_EPOCHS]]
+        with pytest.warns(UnetWarning, match=f"nothing but {said}"):
+            warn_of_collapse(history)
 
 
 def test_init_and_freeze_on_the_command_line(place, capsys):

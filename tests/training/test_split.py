@@ -119,11 +119,34 @@ def test_the_folder_says_it():
     assert split.training == (0, 1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("selection", ["40-50", "nothing*", "0", "1.0", "0-23"])
-def test_selections_that_cannot_be(selection):
-    pairs = stack(24)
-    with pytest.raises(UsageError):
-        split_pairs(pairs if selection != "0" else pairs[:1], selection)
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ("40-50", "--validation 40-50: the data have pages 0 to 23"),
+        ("22-24", "--validation 22-24: the data have pages 0 to 23"),
+        ("5-3", "--validation 5-3: the data have pages 0 to 23"),
+        ("nothing*", "nothing[*] is no file or folder"),
+        ("absent.txt", "absent.txt is no file or folder"),
+        ("1.0", "lies between 0 and 1"),
+        ("0-23", "selects every image of 24"),
+    ],
+)
+def test_selections_that_cannot_be(selection, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        split_pairs(stack(24), selection)
+    assert "--validation " in caught.value.hint
+
+
+def test_a_folder_of_other_images(tmp_path):
+    with pytest.raises(UsageError, match="no image of the data is in this folder") as caught:
+        split_pairs(files(5), str(tmp_path))
+    assert f"unet train DATA {tmp_path} --validation {tmp_path}" in caught.value.hint
+
+
+def test_one_image_makes_no_folds():
+    with pytest.raises(UsageError, match="one image does not make folds") as caught:
+        split_fold(files(1), 1, 2)
+    assert "leave --folds out" in caught.value.hint
 
 
 @given(height=st.integers(8, 80), width=st.integers(8, 80), gap=st.integers(0, 30))

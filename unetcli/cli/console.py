@@ -145,6 +145,8 @@ def console(
             if debug:
                 traceback.print_exc()
             failure = as_unet_error(error)
+            if str(getattr(failure, "path", None)) == json_target:
+                shown.documented = True  # the failure is about this very file: the document must not replace it
             with contextlib.suppress(OSError, UnetError):
                 shown.write_json({"error": str(failure), "hint": failure.hint, "exit": failure.exit_code})
             raise failure from error
@@ -211,7 +213,8 @@ def as_unet_error(error: Exception) -> UnetError:
         return ResourceError("too many open files", hint="ulimit -n 4096, or --workers 0")
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
         return ResourceError(
-            "out of memory", hint="a smaller --tile, --patch-size or --batch-size, or fewer --features"
+            "out of memory",
+            hint="to train, a smaller --patch-size or --batch-size, or fewer --features; else a smaller --tile",
         )
     if isinstance(error, BrokenPipeError):
         raise error

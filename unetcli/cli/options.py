@@ -11,7 +11,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N o
 Precision = Annotated[
     str, typer.Option("--precision", help="auto, fp32, bf16 or fp16; auto is bf16 where the hardware has it.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of every random draw.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Data loader processes.  [default: from the cores]")
 ]

@@ -231,11 +231,13 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     if saved is not None:
         saved.check(found, config.run_folder)
     decided, trainer = plan(config, found)
+    if saved is not None:
+        saved.check_plan(decided, found, config.run_folder)
     state = begin(stored(given), decided, found)
     if saved is not None:
         restore(trainer, saved, config.run_folder)
     warn_of_leakage(found, decided)
-    show_plan(shown, decided)
+    show_plan(shown, decided, config)
     if given["preview"] is not None:
         write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
         shown.say(f"drew {given['preview']}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unetcli.training.train import Trained
 
 LONG_ON_CPU = 3600  # seconds above which a hint names a smaller network
+QUICK_FEATURES = 24  # of that network
 
 
 def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", saved: "TrainingState") -> None:
@@ -23,8 +24,9 @@ def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", sav
     done, of = len(trainer.history), f"/{config.last_epoch}" if config.last_epoch else ""
     if saved.epochs_asked != config.last_epoch:
         trainer.phase_start = trainer.epochs_done
-        asked = f"{saved.epochs_asked} epochs, {done} of them done"
-        shown.say(f"the training was to have {asked}: the schedule begins anew for those up to {config.last_epoch}")
+        asked = f"{saved.epochs_asked} epochs" if saved.epochs_asked else "as many epochs as fit its time"
+        then = f"the schedule begins anew for those up to {config.last_epoch}"
+        shown.say(f"the training was to have {asked}, {done} of them done: {then}")
     elif trainer.finished:
         shown.say(f"already {done}{of} epochs: nothing is left to do")
     else:
@@ -68,7 +70,7 @@ def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
         warn(f"identical images in training and validation, whose score is then too good: {names}")
 
 
-def show_plan(shown: Console, decided: "Plan") -> None:
+def show_plan(shown: Console, decided: "Plan", config: "TrainConfig") -> None:
     """Say what will be done and how long it will take."""
     from unetcli.images import readable_size
 
@@ -85,6 +87,7 @@ def show_plan(shown: Console, decided: "Plan") -> None:
             ("training", f"{images[0]}; validation: {images[1]}, {split.rule}"),
             ("patches", f"{decided.patch_size} -> {decided.output_size} pixels, {decided.batch_size} in a batch"),
             ("epoch", f"{decided.patches_per_epoch} patches; {epochs}, {limit}"),
+            ("recipe", config.recipe_line),
             ("class balance", balance),
         ],
     )
@@ -93,7 +96,10 @@ def show_plan(shown: Console, decided: "Plan") -> None:
         f"this will take about {readable_seconds(seconds)} and {readable_size(decided.estimate_memory)} of memory"
     )
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
-        shown.say("hint: --features 24 --max-time 20m is far quicker on a CPU")
+        smaller = [f"--features {QUICK_FEATURES}"] if decided.arguments.get("features", 0) > QUICK_FEATURES else []
+        shorter = [] if decided.max_seconds else ["--max-time 20m"]
+        if smaller or shorter:
+            shown.say(f"hint: {' '.join(smaller + shorter)} is far quicker on a CPU")
 
 
 def count(number: int, what: str) -> str:

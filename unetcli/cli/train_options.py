@@ -71,7 +71,8 @@ def stored(given: Mapping[str, Any]) -> Options:
 def resumed(context: typer.Context) -> Options:
     """Return the options that the training of the run folder began with, and those that may be said anew.
 
-    Where there is no state to continue, the options are as given.
+    More epochs than it was to have, or than fitted its time, lift its limit of time. Where there is no state to
+    continue, the options are as given.
 
     Raises
     ------
@@ -93,11 +94,12 @@ def resumed(context: typer.Context) -> Options:
     before = state.options
     plain = stored(given)
     conflicts = []
+    done = len(state.position["history"])
+    epochs = before["epochs"] or (EPOCHS if before["max_time"] is None else done + 1)
     for name in sorted(explicit & before.keys()):
         if name in (*DATA, "workers") or plain[name] == before[name]:
             continue
-        epochs = before["epochs"] or (EPOCHS if before["max_time"] is None else None)
-        if name == "epochs" and epochs is not None and given["epochs"] >= epochs:
+        if name == "epochs" and given["epochs"] >= epochs:
             continue
         began = "the default" if before[name] is None else before[name]
         conflicts.append(f"--{name.replace('_', '-')} {plain[name]} (it began with {began})")
@@ -107,7 +109,8 @@ def resumed(context: typer.Context) -> Options:
             path=output.with_suffix(".run"),
             hint="leave them out (only a larger --epochs may be given), or begin anew with --overwrite",
         )
-    return {**given, **{name: value for name, value in before.items() if name not in explicit}}
+    longer = {"max_time": None} if "epochs" in explicit and given["epochs"] != before["epochs"] else {}
+    return {**given, **{name: value for name, value in before.items() if name not in explicit}, **longer}
 
 
 def resume_command(given: Mapping[str, Any]) -> str:

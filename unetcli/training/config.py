@@ -9,6 +9,7 @@ from unetcli.errors import UsageError
 from unetcli.training.optimization import LEARNING_RATES, OPTIMIZERS, SCHEDULES
 
 PAPER_PATCH = 572
+RANGES = {"learning_rate": (1e-9, 1e9), "border_weight": (0, 1000), "border_sigma": (0.1, 100)}
 EPOCHS = 100
 
 
@@ -102,6 +103,13 @@ class TrainConfig:
         ):
             if value is not None and value not in registry:
                 raise UsageError(f"unknown {name} {value!r}", hint=f"--{name} takes {', '.join(registry)}")
+        for name, (smallest, largest) in RANGES.items():
+            number = getattr(self, name)
+            if number is not None and not smallest <= number <= largest:
+                words, option = name.replace("_", " "), name.replace("_", "-")
+                raise UsageError(
+                    f"{words} {number:g} is out of range", hint=f"--{option} takes {smallest:g} to {largest:g}"
+                )
 
     @property
     def steps_recipe(self) -> Recipe:
@@ -114,6 +122,12 @@ class TrainConfig:
         }
         given = {name: value for name, value in asked.items() if value is not None}
         return replace(RECIPES[self.recipe], **(usual | given))
+
+    @property
+    def recipe_line(self) -> str:
+        """The recipe in words."""
+        taken = self.steps_recipe
+        return f"{self.recipe}: {taken.optimizer}, learning rate {taken.learning_rate:g}, {taken.schedule}"
 
     @property
     def run_folder(self) -> Path:

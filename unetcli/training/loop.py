@@ -299,9 +299,10 @@ class Trainer:
     def _count_bad_step(self, epoch: int, step: int) -> None:
         self.bad_steps += 1
         if self.bad_steps >= BAD_STEPS_IN_A_ROW and self.device.precision != "fp16":
+            exact = "" if self.device.precision == "fp32" else ", or use --precision fp32"
+            kept = "; the best finite model is kept" if self.best else ""
             raise DivergedError(
-                f"the loss is not finite at epoch {epoch}, step {step}",
-                hint="lower --learning-rate, or use --precision fp32; the best finite model is kept",
+                f"the loss is not finite at epoch {epoch}, step {step}", hint=f"lower --learning-rate{exact}{kept}"
             )
 
 

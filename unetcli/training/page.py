@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from torch import nn
 
 from unetcli import report
 from unetcli.dataset.survey import Survey
@@ -14,7 +17,7 @@ from unetcli.training.plan import Plan
 from unetcli.training.preview import preview
 from unetcli.training.records import EpochRecord
 from unetcli.training.runfolder import RunFolder
-from unetcli.training.validation import Look
+from unetcli.training.validation import Look, validate
 
 SHARE_OF_TIME = 0.01  # that writing the page may take
 RELOAD_SECONDS = 30
@@ -84,10 +87,29 @@ class TrainingPage:
         """
         self._write(sha256, running=False)
 
+    def look_back(self, network: nn.Module) -> None:
+        """Keep what the best epoch of a training that is continued predicts.
+
+        Parameters
+        ----------
+        network : with the weights of that epoch, on the device.
+        """
+        trainer = self.trainer
+        assert trainer.best is not None
+        score = validate(
+            network.eval(),
+            takewhile(lambda _: not trainer.stop(), trainer.held_out),
+            task=trainer.dataset.task,
+            classes=trainer.classes,
+            device=trainer.device,
+            size=trainer.tile,
+        )
+        self.looks, self.epoch_of_looks = score.worst, trainer.best.epoch
+
     def _look(self) -> None:
-        """Keep what the best epoch predicted, or the last one where the best was before this process began."""
+        """Keep what the best epoch predicted."""
         history, score = self.trainer.history, self.trainer.score
-        if score is not None and (history[-1].best or not self.looks):
+        if score is not None and history[-1].best:
             self.looks, self.epoch_of_looks = score.worst, history[-1].epoch
 
     def _write(self, sha256: str, *, running: bool) -> None:
@@ -188,7 +210,7 @@ def _plan_section(config: TrainConfig, decided: Plan) -> str:
         ("ends after", " or ".join(limit for limit in limits if limit)),
         ("class balance", f"{config.class_balance}: {weights}"),
         ("border weight", f"{config.border_weight:g}, sigma {config.border_sigma:g} pixels"),
-        ("recipe", f"{config.recipe}: {recipe.optimizer}, learning rate {recipe.learning_rate:g}, {recipe.schedule}"),
+        ("recipe", config.recipe_line),
         ("weights", f"averaged with decay {recipe.averaging:g}; gradients clipped at {recipe.largest_gradient:g}"),
         ("augmentation", ", ".join(f"{name} {value}" for name, value in vars(varied).items())),
     ]

@@ -223,7 +223,10 @@ def _patch_size(config: TrainConfig, survey: Survey, network: nn.Module) -> int:
     """Return the legal size nearest to what was asked for, else the paper's 572, less where images are smaller."""
     geometry = geometry_of(network)
     if config.patch_size is not None:
-        return geometry.nearest_legal(config.patch_size)
+        legal = geometry.nearest_legal(config.patch_size)
+        if legal != config.patch_size:
+            warn(f"this network takes no patches of {config.patch_size} pixels: {legal} is taken")
+        return legal
     usual_side = int(np.median([max(shape[:2]) for shape in survey.shapes]))
     return min(geometry.nearest_legal(PAPER_PATCH), geometry.smallest + geometry.rounded_up(usual_side))
 

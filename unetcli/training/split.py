@@ -1,6 +1,7 @@
 """Which images, or which parts of them, are held out for validation."""
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -17,6 +18,7 @@ from unetcli.errors import InputError, UsageError
 DEFAULT_FRACTION = 0.2
 FEWEST_FOR_SPLIT = 4  # images; fewer share an image between training and validation
 HELD_OUT_SHARE = 0.25  # of such a shared image
+FORMS = "--validation takes 0.2, pages (20-23), a folder or a glob of the data, or a list file"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
 
     Raises
     ------
-    UsageError : `validation` selects nothing, or everything.
+    UsageError : `validation` selects nothing, or everything, or pages that are not there.
     """
     named = [index for index, pair in enumerate(pairs) if pair.split == "validation"]
     tested = {index for index, pair in enumerate(pairs) if pair.split == "test"}
@@ -68,7 +70,7 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
             raise UsageError(f"--validation {validation}: a fraction lies between 0 and 1", hint="--validation 0.2")
         return _automatic(pairs, usable, fraction, seed)
     else:
-        chosen = [index for index in usable if _is_selected(pairs[index], validation)]
+        chosen = _selected(pairs, usable, validation)
     return _checked(usable, chosen, f"{len(chosen)} images selected by --validation {validation}")
 
 
@@ -94,7 +96,9 @@ def split_fold(pairs: Sequence[Pair], fold: int, folds: int, *, seed: int = 0) -
         chosen = sorted(index for file in order for index in files[int(file)])
         return _checked(usable, chosen, f"fold {fold} of {folds}: {len(order)} of {len(files)} files, seed {seed}")
     if len(usable) < folds:
-        raise UsageError(f"{len(usable)} images do not make {folds} folds", hint=f"--folds {max(2, len(usable))}")
+        if len(usable) < 2:
+            raise UsageError("one image does not make folds", hint="leave --folds out: a part of it is held out")
+        raise UsageError(f"{len(usable)} images do not make {folds} folds", hint=f"--folds {len(usable)}")
     chosen = usable[len(usable) * (fold - 1) // folds : len(usable) * fold // folds]
     return _checked(usable, chosen, f"fold {fold} of {folds}: {len(chosen)} of {len(usable)} pages, in blocks")
 
@@ -110,7 +114,7 @@ def _checked(usable: Sequence[int], chosen: Sequence[int], rule: str) -> Split:
     training = tuple(index for index in usable if index not in set(chosen))
     if not chosen or not training:
         what = "nothing" if not chosen else "every image"
-        raise UsageError(f"--validation selects {what} of {len(usable)} images", hint="see 'unet train --help'")
+        raise UsageError(f"--validation selects {what} of {len(usable)} images", hint=FORMS)
     return Split(training, tuple(chosen), by_region=False, rule=rule)
 
 
@@ -131,14 +135,34 @@ def _automatic(pairs: Sequence[Pair], usable: Sequence[int], fraction: float, se
     return _checked(usable, chosen, f"the last {len(chosen)} of {len(usable)} pages")
 
 
-def _is_selected(pair: Pair, selection: str) -> bool:
-    first, dash, last = selection.partition("-")
-    if first.isdigit() and (last.isdigit() if dash else True):
-        return pair.page is not None and int(first) <= pair.page <= int(last or first)
-    folder = Path(selection)
+def _selected(pairs: Sequence[Pair], usable: Sequence[int], selection: str) -> list[int]:
+    """Return the pairs on the pages ``A-B`` or ``A``, or in a folder, or whose name or file a glob matches."""
+    pages, folder = re.fullmatch(r"(\d+)(?:-(\d+))?", selection), Path(selection)
+    if pages:
+        first, last = int(pages[1]), int(pages[2] or pages[1])
+        present = {page for index in usable if (page := pairs[index].page) is not None}
+        if not first <= last or not {first, last} <= present:
+            there = f"pages {min(present)} to {max(present)}" if present else "no pages"
+            raise UsageError(f"--validation {selection}: the data have {there}", hint=FORMS)
+        return [index for index in usable if (page := pairs[index].page) is not None and first <= page <= last]
     if folder.is_dir():
-        return any(folder.resolve() in path.resolve().parents for path in pair.images)
-    return fnmatch(pair.name, selection) or any(fnmatch(str(path), selection) for path in pair.images)
+        inside = folder.resolve()
+        chosen = [index for index in usable if any(inside in path.resolve().parents for path in pairs[index].images)]
+        if not chosen:
+            raise UsageError(
+                "no image of the data is in this folder of --validation",
+                path=folder,
+                hint=f"name the folder among the data, too: unet train DATA {folder} --validation {folder}",
+            )
+        return chosen
+    chosen = [
+        index
+        for index in usable
+        if any(fnmatch(name, selection) for name in (pairs[index].name, *map(str, pairs[index].images)))
+    ]
+    if not chosen:
+        raise UsageError(f"--validation {selection} is no file or folder, and no image has such a name", hint=FORMS)
+    return chosen
 
 
 def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> list[int]:

@@ -30,7 +30,7 @@ class TrainingState:
     Parameters
     ----------
     options : of the command that began it.
-    chosen : what was chosen for it then and holds on: precision, patch and batch size.
+    chosen : what was chosen for it then and holds on: precision, patch and batch size, and which images are held out.
     data : for each pair its name and the hashes of its image and its mask.
     position : steps and epochs that are done, and what else the next step depends on.
     tensors : weights, their average, and the optimizer's moments.
@@ -84,6 +84,26 @@ class TrainingState:
                 hint="put the data back, or begin anew with --overwrite",
             )
 
+    def check_plan(self, decided: Plan, survey: Survey, path: Path) -> None:
+        """Raise unless the images that are held out are those that the training began with.
+
+        Parameters
+        ----------
+        path : of the run folder, for messages.
+
+        Raises
+        ------
+        InputError : others are; names some.
+        """
+        before, now = set(self.chosen["validation"]), set(_held_out(decided, survey))
+        if before != now:
+            raise InputError(
+                f"held out are other images than when the training began: {', '.join(sorted(before ^ now)[:SHOWN])} "
+                f"({len(before)} then, {len(now)} now)",
+                path=path,
+                hint="put the list of --validation back, or begin anew with --overwrite",
+            )
+
 
 def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingState:
     """Return the state of a training before its first step."""
@@ -94,8 +114,13 @@ def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingSta
         "epochs": decided.epochs,
         "channels": decided.channels,
         "classes": len(decided.classes),
+        "validation": _held_out(decided, survey),
     }
     return TrainingState(options, chosen, survey.as_json()["images"], {}, {})
+
+
+def _held_out(decided: Plan, survey: Survey) -> list[str]:
+    return [survey.pairs[index].name for index in decided.split.validation]
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from unetcli.dataset.survey import Survey
 from unetcli.errors import DivergedError, ModelFileError, OutputError, ResourceError, UsageError, warn
 from unetcli.images.atomic import check_writable
+from unetcli.models.device import move_network
 from unetcli.models.modelfile import ModelDescription, load_model, save_model
 from unetcli.training.config import TrainConfig
 from unetcli.training.loop import Trainer
@@ -50,13 +51,15 @@ def check_outputs(config: TrainConfig, *, dry_run: bool = False) -> None:
 
     Raises
     ------
-    UsageError : the output is no `.safetensors` file.
+    UsageError : the output is no `.safetensors` file, or the model to start from.
     OutputError : it exists already, or its folder cannot be written.
     """
     if config.output.suffix != ".safetensors":
         raise UsageError(
             f"{config.output.name} is no .safetensors file", path=config.output, hint="-o unet.safetensors"
         )
+    if config.init is not None and config.init.resolve() == config.output.resolve():
+        raise UsageError("is the model to start from", path=config.output, hint="-o names another model to write")
     if not (config.overwrite or config.resume):
         if config.output.exists():
             raise OutputError(
@@ -124,6 +127,8 @@ def _train(
         sha256 = _begin(folder, config, survey, decided, trainer)
         extra = Tolerated()
         page = TrainingPage(folder, config, survey, decided, trainer)
+        if trainer.best is not None:
+            page.look_back(move_network(load_model(config.output)[0], decided.device))
         with extra:
             page.update(sha256)
         try:
@@ -207,12 +212,11 @@ class Tolerated:
 
 
 def warn_of_collapse(history: Sequence[EpochRecord]) -> None:
-    """Warn where a network has predicted one class only, everywhere, for some epochs."""
-    shares = [record.foreground for record in history[-COLLAPSED_EPOCHS:]]
-    if len(shares) < COLLAPSED_EPOCHS or len(history) % COLLAPSED_EPOCHS:
-        return
-    for what, collapsed in (("background", max(shares) == 0), ("foreground", min(shares) == 1)):
-        if collapsed:
+    """Warn where a network has just predicted one class only, everywhere, for some epochs."""
+    shares = [record.foreground for record in history[-COLLAPSED_EPOCHS - 1 :]]
+    for what, share in (("background", 0), ("foreground", 1)):
+        collapsed = [found == share for found in shares]
+        if all(collapsed[-COLLAPSED_EPOCHS:]) and collapsed.count(True) == COLLAPSED_EPOCHS:
             warn(
                 f"epochs {history[-1].epoch - COLLAPSED_EPOCHS + 1} to {history[-1].epoch} predict nothing but {what}: "
                 "if that stays, lower --learning-rate or use --class-balance inverse"
