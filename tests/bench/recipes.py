@@ -86,9 +86,10 @@ def compare(options: argparse.Namespace) -> None:
     kept: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, model = kind(options.data, folder), folder / "unet.safetensors"
+        data = kind(options.data, folder)
         for seed in map(int, options.seeds.split(",")):
             for recipe in options.recipes.split(","):
+                model = (options.models or folder) / f"{recipe}-{seed}.safetensors"
                 patches = train(recipe, data, model, options, seed)
                 for more in data.tta:
                     scores = data.scores(model, more)
@@ -112,5 +113,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=int, default=2400)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--recipes", default="default,paper,plain")
+    parser.add_argument("--models", type=Path, help="a folder that keeps them")
     parser.add_argument("--features", type=int, default=24)
     compare(parser.parse_args())
