@@ -17,7 +17,7 @@ from unetcli.training.loop import Trainer
 from unetcli.training.plan import Plan
 from unetcli.training.records import EpochRecord
 
-FORMAT = 1
+FORMAT = 2
 HEADER_KEY = "unet-state"
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 SHOWN = 5  # names of changed images
