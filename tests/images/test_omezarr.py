@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from unetcli.errors import InputError, OutputError, UsageError
 from unetcli.images import ImageInfo, ImageWriter, PixelSize, check_writable, intensity_range, open_image
+from unetcli.images.atomic import check_target
 from unetcli.images.atomic_folder import atomic_folder, part_of
 from unetcli.images.omezarr_encoder import Level, Store
 
@@ -353,6 +355,24 @@ def test_many_swaps_at_once(tmp_path):
         thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
     assert (tmp_path / "m.zarr/.zgroup").read_text() == (tmp_path / "m.zarr/more").read_text()
+
+
+def test_a_folder_that_is_replaced_while_it_is_looked_at(tmp_path, monkeypatch):
+    """What is left of the old one has no metadata any more."""
+    target = tmp_path / "m.zarr"
+    target.mkdir()
+
+    def replaced(path):
+        target.rename(tmp_path / "old")
+        target.mkdir()
+        return ["more"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", replaced)
+        check_target(target)
+    (target / "more").touch()
+    with pytest.raises(OutputError, match="other files"):
+        check_target(target)
 
 
 def test_a_part_is_continued_only_for_the_same_key(tmp_path):

@@ -139,15 +139,18 @@ def check_target(target: Path) -> None:
     OutputError : a folder, a device.
     """
     try:
-        mode = target.stat().st_mode
+        found = target.stat()
     except OSError:
         return  # absent, or a link to nothing, which is replaced
+    mode = found.st_mode
     if target.suffix.lower() == ".zarr":
         if not stat.S_ISDIR(mode):
             raise OutputError("is not a folder, as an OME-Zarr is", path=target, hint="name a new folder with -o")
         with contextlib.suppress(FileNotFoundError):  # replaced at this moment
             names = os.listdir(target)  # noqa: PTH208 - one look, as other processes may write here
             if not names or any(name in ZARR_FILES for name in names):
+                return
+            if target.stat().st_ino != found.st_ino:  # the list was of a folder that another process has just replaced
                 return
             raise OutputError("is a folder with other files", path=target, hint="name a new folder with -o")
         return
