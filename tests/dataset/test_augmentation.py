@@ -415,3 +415,32 @@ class TestImport:
     def test_nothing_else_imports_albumentations(self):
         users = [path.name for path in PACKAGE.rglob("*.py") if "import albumentations" in path.read_text()]
         assert users == ["augmentation.py"]
+
+
+ALONE = """
+import os
+from pathlib import Path
+import numpy as np
+import torch
+from unetcli.dataset.augmentation import Augmentation, AugmentationSettings
+
+torch.set_num_threads(1)
+augmentation = Augmentation(AugmentationSettings(), patch_size=572, output_size=388)
+image, labels = np.zeros((600, 600, 1), np.uint8), np.zeros((600, 600), np.int32)
+
+def others():
+    threads = [path for path in Path("/proc/self/task").iterdir() if path.name != str(os.getpid())]
+    return sum(sum(map(int, (path / "stat").read_text().rpartition(")")[2].split()[11:13])) for path in threads)
+
+before = others()
+for seed in range(40):
+    augmentation(image, labels, (300, 300), seed)
+print(others() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to count the time of threads")
+def test_a_patch_keeps_one_core_busy():
+    """Threads that wait for a product of matrices took half the time of all cores where many workers make patches."""
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 1  # hundredths of a second

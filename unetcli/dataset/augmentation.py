@@ -17,6 +17,7 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
+import torch
 from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -118,8 +119,8 @@ def build_map(
         factors[:3, :3] = matrix[direction, 0] * grids[0] + matrix[direction, 1] * grids[1]
         factors[3, 4], factors[4, 3] = matrix[direction]
         factors[4, 4] = middle + np.ceil(position - middle - 0.5)
-        rows, columns = (axis @ factors).astype(np.float32), axis.T.astype(np.float32)
-        cv2.gemm(rows, columns, 1, np.empty((0, 0), np.float32), 0, positions[direction])  # numpy's would take threads
+        rows, columns = (torch.from_numpy(factor.astype(np.float32)) for factor in (axis @ factors, axis.T))
+        torch.mm(rows, columns, out=torch.from_numpy(positions[direction]))  # others' products wake a thread per core
     return positions
 
 
