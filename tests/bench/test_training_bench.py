@@ -13,7 +13,7 @@ from unetcli.images import intensity_range
 from unetcli.images.memory import keep_freed_memory
 from unetcli.inference.predict import TileSize
 from unetcli.models import build_network, geometry_of
-from unetcli.models.device import choose_device, move_network, set_threads
+from unetcli.models.device import choose_device, move_network, set_threads, training_layout
 from unetcli.training.config import RECIPES
 from unetcli.training.loop import Trainer
 from unetcli.training.records import Limits, StepRecord
@@ -33,7 +33,7 @@ class OnePatch(PatchDataset):
         return self.patch
 
 
-def trainer_of(kind, task, workers=0):
+def trainer_of(kind, task, workers=0, features=FEATURES):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (512, 512, 1), dtype=np.uint8)
     cells = np.kron(np.arange(1, 257, dtype=np.int32).reshape(16, 16), np.ones((32, 32), np.int32))
@@ -43,7 +43,9 @@ def trainer_of(kind, task, workers=0):
     keep_freed_memory()  # as a training does on a CPU
     torch.manual_seed(0)
     classes = 2 if task == "instances" else 3
-    network = move_network(build_network("unet", channels=1, classes=classes, features=FEATURES), device)
+    network = move_network(
+        build_network("unet", channels=1, classes=classes, features=features), device, training_layout(choose_device())
+    )
     output = geometry_of(network).output_size(572)
     dataset = kind(
         [sample],

@@ -111,16 +111,18 @@ def test_read_only_surroundings(home, place_of_all, zygote):
         (place_of_all / folder).chmod(0o755)
 
 
-@pytest.mark.parametrize(("row", "number", "code", "workers"), [
-    ("RES07", signal.SIGTERM, 143, "0"), ("RES08", signal.SIGINT, 130, "2"), ("RES10", signal.SIGHUP, 129, "0"),
-    pytest.param("RES07", signal.SIGTERM, 143, "2", marks=pytest.mark.slow),
+@pytest.mark.parametrize(("row", "number", "code", "workers", "to_all"), [
+    ("RES07", signal.SIGTERM, 143, "0", False), ("RES08", signal.SIGINT, 130, "2", False),
+    ("RES10", signal.SIGHUP, 129, "0", False), ("RES07", signal.SIGTERM, 143, "2", True),
+    pytest.param("RES07", signal.SIGTERM, 143, "2", False, marks=pytest.mark.slow),
+    pytest.param("RES10", signal.SIGHUP, 129, "2", True, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_one_signal(row, number, code, workers, home, place, zygote):
+def test_one_signal(row, number, code, workers, to_all, home, place, zygote):
     """The step is finished, the best model is there, no process is left."""
     arguments = ["train", home / "cells", "-o", "new.safetensors", *LONG, "--workers", workers]
     running = zygote.start(arguments, place)
     wait_for(lambda: "epoch 1" in text(place))
-    running.signal(number)
+    (running.signal_all if to_all else running.signal)(number)
     assert running.wait(30) == code, text(place)
     assert "stopping after this step" in text(place)
     assert "Traceback" not in text(place)

@@ -23,7 +23,7 @@ from unetcli.cli import run
 from unetcli.dataset import samples
 from unetcli.errors import OutputError
 from unetcli.models.modelfile import load_model
-from unetcli.training import batches, loop
+from unetcli.training import batches, loop, plan
 from unetcli.training import train as training
 from unetcli.training.runfolder import RunFolder
 from unetcli.training.state import PREVIOUS, STATE, load_state
@@ -75,6 +75,13 @@ def test_resumed_is_uninterrupted(interrupted, uninterrupted, workers, capsys):
     """RES25: the same weights and the same history."""
     assert run(["train", "--resume", "--workers", workers]) == 0
     assert "continues after epoch 2/4, step 0 of" in capsys.readouterr().err
+    assert (load_model(interrupted / "unet.safetensors")[2], history(interrupted / "unet.run")) == uninterrupted
+
+
+def test_an_epoch_keeps_its_length(interrupted, uninterrupted, monkeypatch):
+    """It may be another on another device."""
+    monkeypatch.setattr(plan, "FEWEST_PATCHES", 96)
+    assert run(["train", "--resume", "-q"]) == 0
     assert (load_model(interrupted / "unet.safetensors")[2], history(interrupted / "unet.run")) == uninterrupted
 
 

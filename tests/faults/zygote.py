@@ -42,6 +42,10 @@ class Running:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the run and its children, as a terminal does and a cluster that ends a job."""
+        os.killpg(self.pid, number)
+
     @property
     def has_children(self) -> bool:
         """Whether a process of the group of this run, which has ended, is still there."""

@@ -34,7 +34,7 @@ def test_cuda_agrees_with_the_cpu():
     assert np.abs(cpu - cuda).max() < 1e-3
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2), ("fp16", 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 5e-2), ("fp16", 2e-2)])
 def test_tiles_do_not_matter(precision, tolerance):
     device = Device("cuda:0", precision, "test")
     small, large = (probabilities(device, size) for size in (TileSize(252, 4), TileSize(1500)))

@@ -77,6 +77,19 @@ def test_centre_crop_leaves_an_odd_rest_at_the_end(rest_y: int, rest_x: int):
     assert cropped[0, :, -1, -1].tolist() == [rest_y // 2 + 5, rest_x // 2 + 4]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("rest_y", "rest_x"), [(0, 0), (1, 2), (3, 1)])
+def test_the_gradient_of_a_crop_keeps_the_memory_layout(rest_y: int, rest_x: int, layout: torch.memory_format):
+    features = torch.rand(2, 3, 6 + rest_y, 5 + rest_x).contiguous(memory_format=layout).requires_grad_()
+    cropped = centre_crop(features, torch.zeros(1, 1, 6, 5))
+    given = torch.rand(2, 3, 6, 5).contiguous(memory_format=layout)
+    (gradient,) = torch.autograd.grad(cropped, features, given)
+    assert gradient.is_contiguous(memory_format=layout)
+    expected = torch.zeros_like(features)
+    expected[..., rest_y // 2 : rest_y // 2 + 6, rest_x // 2 : rest_x // 2 + 5] = given
+    assert torch.equal(gradient, expected)
+
+
 def test_the_skip_lies_over_the_upsampled_map_pixel_for_pixel():
     """With weights that copy, an impulse comes out where it went in, through the skips and through the bottom."""
     network = unet(1, 1, features=1, depth=2, dropout=0.0).eval()

@@ -196,3 +196,27 @@ def test_no_memory_at_all_is_an_error():
     short_of_memory(trainer.network, 0)
     with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="with 1 patch of 84 pixels"):
         list(trainer.run())
+
+
+def test_a_gradient_that_is_not_finite_counts_as_none():
+    trainer = trainer_of(patches=4, epochs=1, recipe=replace(RECIPES["default"], averaging=0.0))
+    gradients = trainer._gradients
+    number = 0
+
+    def second_is_infinite(model, batch):
+        nonlocal number
+        number += 1
+        loss = gradients(model, batch)
+        if number == 2:
+            next(iter(trainer.network.parameters())).grad[0] = torch.inf
+            assert trainer._clip() == torch.inf
+            assert not any(parameter.grad.any() for parameter in trainer.network.parameters())
+            next(iter(trainer.network.parameters())).grad[0] = torch.nan
+        return loss
+
+    trainer._gradients = second_is_infinite
+    list(trainer.run())
+    assert number == 2
+    assert trainer.bad_steps == 1
+    assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
+    assert trainer.best is not None

@@ -123,8 +123,8 @@ class PatchDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     Images of at least the size of a patch are drawn alike, as they count in scores, others by their labelled pixels.
 
-    ``dataset[epoch, index]`` is the image (C, n, n) float32, the target (m, m) int64 and the weights (m, m) float32
-    of one patch; every worker returns the same for the same key.
+    ``dataset[epoch, index]`` is the image (C, n, n) float32, the target (m, m) uint8 and the weights (m, m) float32
+    of one patch, where an ignored pixel is class 0 with weight 0; every worker returns the same for the same key.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class PatchDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         target, weights = self.weighting(labels, self.task)
         return (
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            torch.from_numpy(target.astype(np.int64)),
+            torch.from_numpy(np.maximum(target, 0).astype(np.uint8)),
             torch.from_numpy(weights),
         )
 

@@ -2,27 +2,91 @@
 
 import math
 from collections import OrderedDict
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
 
 def convolution(channels_in: int, channels_out: int, *, padding: int = 1, batch_norm: bool = False) -> nn.Sequential:
     """Return a 3x3 convolution and a ReLU, with batch normalization between them (which has the bias then) or not."""
-    parts: list[tuple[str, nn.Module]] = [
-        ("convolution", nn.Conv2d(channels_in, channels_out, 3, padding=padding, bias=not batch_norm))
-    ]
-    if batch_norm:
-        parts.append(("norm", nn.BatchNorm2d(channels_out)))
-    parts.append(("relu", nn.ReLU(inplace=True)))
-    return nn.Sequential(OrderedDict(parts))
+    first = nn.Conv2d(channels_in, channels_out, 3, padding=padding, bias=not batch_norm)
+    if not batch_norm:
+        return RectifiedConvolution(OrderedDict(convolution=first, relu=nn.ReLU(inplace=True)))
+    return nn.Sequential(OrderedDict(convolution=first, norm=nn.BatchNorm2d(channels_out), relu=nn.ReLU(inplace=True)))
+
+
+class RectifiedConvolution(nn.Sequential):
+    """A convolution with a bias, and its ReLU.
+
+    In bf16 and fp16 on CUDA, cuDNN adds the bias and clips while it writes: as operations of their own these two take
+    as long as the convolutions of a wide level.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features (N, C, H', W') of at least 0."""
+        if isinstance(image, Tensor) and image.is_cuda and torch.version.cuda:
+            precision = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else image.dtype
+            if precision in (torch.bfloat16, torch.float16):
+                convolution: Any = self.convolution
+                parts = [part.to(precision) for part in (image, convolution.weight, convolution.bias)]
+                rectified: Tensor = _OnePass.apply(*parts, convolution.padding)  # type: ignore[no-untyped-call]
+                return rectified
+        features: Tensor = super().forward(image)  # type: ignore[no-untyped-call]
+        return features
+
+
+class _OnePass(torch.autograd.Function):
+    """A 3x3 convolution, its bias and its ReLU by cuDNN; the way back needs the result alone to undo the ReLU."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
+        features: Tensor = torch.cudnn_convolution_relu(image, weight, bias, (1, 1), padding, (1, 1), 1)
+        ctx.save_for_backward(image, weight, features)
+        ctx.padding = padding
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        image, weight, features = ctx.saved_tensors
+        below = torch.ops.aten.threshold_backward(gradient, features, 0)
+        parts: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+            below, image, weight, [len(weight)], [1, 1], ctx.padding, [1, 1], False, [0, 0], 1, ctx.needs_input_grad[:3]
+        )
+        return *parts, None
 
 
 def centre_crop(features: Tensor, like: Tensor) -> Tensor:
     """Return the centre of `features` (N, C, H, W) with the size of `like`; an odd rest falls to the end."""
     top = (features.shape[-2] - like.shape[-2]) // 2
     left = (features.shape[-1] - like.shape[-1]) // 2
-    return features[..., top : top + like.shape[-2], left : left + like.shape[-1]]
+    window = (top, top + like.shape[-2], left, left + like.shape[-1])
+    if isinstance(features, Tensor) and features.requires_grad:
+        cropped: Tensor = _Crop.apply(features, window)  # type: ignore[no-untyped-call]
+        return cropped
+    return _cropped(features, window)
+
+
+def _cropped(features: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    top, bottom, left, right = window
+    return features[..., top:bottom, left:right]
+
+
+class _Crop(torch.autograd.Function):
+    """A crop whose gradient keeps the memory layout: torch's own comes back channels first, to be copied once more."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+        height, width = features.shape[-2:]
+        top, bottom, left, right = window
+        ctx.around = (left, width - right, top, height - bottom)
+        return _cropped(features, window)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return functional.pad(gradient, ctx.around), None
 
 
 def unpool(pooled: Tensor, indices: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ class Device:
     def arithmetic(self) -> Iterator[None]:
         """Run convolutions in this precision; float32 is exact float32, without TF32."""
         if self.kind == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         with torch.autocast(self.kind, dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32"):
             yield
 
@@ -109,10 +109,18 @@ def _computes_bf16(name: str) -> bool:
     return any(bool(getattr(torch.cpu, check, bool)()) for check in checks)
 
 
-def move_network(network: torch.nn.Module, device: Device) -> torch.nn.Module:
-    """Return the network on the device, its weights in the channels-last layout that convolutions run fastest in."""
-    moved: torch.nn.Module = network.to(device.torch, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def move_network(
+    network: torch.nn.Module, device: Device, layout: torch.memory_format = torch.channels_last
+) -> torch.nn.Module:
+    """Return the network on the device, its weights in the layout that convolutions predict fastest in, or another."""
+    moved: torch.nn.Module = network.to(device.torch, memory_format=layout)  # type: ignore[call-overload]
     return moved
+
+
+def training_layout(device: Device) -> torch.memory_format:
+    """Return the layout that a network learns fastest in: in float32 on a CPU the way back is slow channels last."""
+    slow = device.kind == "cpu" and device.precision == "fp32"
+    return torch.contiguous_format if slow else torch.channels_last
 
 
 def set_threads(threads: int | None = None) -> int:

@@ -76,7 +76,7 @@ def _can_fuse(precision: str) -> bool:
 
 def _fuse(network: nn.Module, dtype: torch.dtype) -> None:
     """Put one module in place of every convolution that a ReLU follows directly in a sequence."""
-    for sequence in [module for module in network.modules() if type(module) is nn.Sequential]:
+    for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for first, second in pairwise(list(sequence._modules)):
             convolution = sequence._modules[first]
             if _is_plain(convolution) and isinstance(sequence._modules[second], nn.ReLU):

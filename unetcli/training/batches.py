@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,14 @@ Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, n, n), targets (N, m, m),
 
 
 def batches(
-    dataset: PatchDataset, keys: Callable[[], Iterator[list[Key]]], *, workers: int, pinned: bool
+    dataset: PatchDataset,
+    keys: Callable[[], Iterator[list[Key]]],
+    *,
+    workers: int,
+    pinned: bool,
+    precision: torch.dtype,
 ) -> Generator[Batch]:
-    """Yield a batch for each list of keys.
+    """Yield a batch for each list of keys, its images in the precision of the arithmetic, which halves the way.
 
     Where shared memory or processes run out, a word is said and the patches are made in this process: they are the
     same.
@@ -30,7 +36,7 @@ def batches(
     done = 0
     while True:
         try:
-            for batch in _loader(dataset, keys, done, workers=workers, pinned=pinned):
+            for batch in _loader(dataset, keys, done, workers, pinned, precision):
                 if isinstance(batch, UnetError):
                     raise batch
                 yield batch
@@ -45,13 +51,18 @@ def batches(
 
 
 def _loader(
-    dataset: PatchDataset, keys: Callable[[], Iterator[list[Key]]], done: int, *, workers: int, pinned: bool
+    dataset: PatchDataset,
+    keys: Callable[[], Iterator[list[Key]]],
+    done: int,
+    workers: int,
+    pinned: bool,
+    precision: torch.dtype,
 ) -> torch.utils.data.DataLoader[Any]:
     return torch.utils.data.DataLoader(
         _Caught(dataset),
         batch_sampler=_Keys(keys, done),
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, precision),
         worker_init_fn=_quiet_worker if workers else None,
         pin_memory=pinned,
     )
@@ -104,19 +115,24 @@ class _Caught(torch.utils.data.Dataset[Any]):
             return error
 
 
-def _collate(patches: list[Any]) -> Any:
+def _collate(precision: torch.dtype, patches: list[Any]) -> Any:
     failed = [patch for patch in patches if isinstance(patch, UnetError)]
-    return failed[0] if failed else tuple(torch.stack(parts) for parts in zip(*patches, strict=True))
+    if failed:
+        return failed[0]
+    images, *others = zip(*patches, strict=True)
+    return torch.stack([image.to(precision) for image in images]), *map(torch.stack, others)
 
 
 def _quiet_worker(number: int) -> None:
     """Leave signals to the main process, and its cores to it too.
 
-    The thread that hands patches over complains when the main process ends while it fetches one: nobody needs to know.
+    Terminals and clusters send signals to all processes at once, and the main one still needs these. The thread that
+    hands patches over complains when the main process ends while it fetches one: nobody needs to know.
     """
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     sys.excepthook = lambda *_: None  # errors of patches do not come here, they go to the main process
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -25,6 +25,7 @@ class Recipe:
     averaging : decay of the moving average of the weights that validates and predicts; 0 takes the weights as they are.
     dropout : probability at the end of the contracting path.
     batch_pixels : pixels of output that a batch shows at least, from which the batch size follows; 0 means one patch.
+    cuda_batch_pixels : the same on CUDA, which computes small batches hardly faster than large ones.
     smallest_share : share of the pixels up to which the class balance raises rarer classes: 1 makes all classes count
         alike (inverse frequency), 0 leaves their frequencies.
     dice_weight : of the soft Dice in the loss of instances, beside the weighted cross-entropy; 0 leaves it out. It
@@ -38,15 +39,16 @@ class Recipe:
     averaging: float
     dropout: float
     batch_pixels: int
+    cuda_batch_pixels: int
     smallest_share: float
     dice_weight: float
 
 
 RECIPES = {
-    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 0.1, 1.0),
+    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 12 * 388**2, 0.1, 1.0),
     # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
     # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
-    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 1.0, 0.0),
+    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 0, 1.0, 0.0),
 }
 
 
@@ -62,6 +64,7 @@ class TrainConfig:
     fold : which part of how many is held out, counted from 1.
     init : the model file whose weights, and whose network, the training starts from.
     freeze : parts of the network that keep their weights.
+    patches_per_epoch : of a training that is continued.
     deterministic : whether CUDA repeats itself, too.
     commands : what was typed to begin the training, and then each time to continue it.
     """
@@ -75,6 +78,7 @@ class TrainConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     patch_size: int | None = None
     batch_size: int | None = None
+    patches_per_epoch: int | None = None
     recipe: str = "default"
     optimizer: str | None = None
     learning_rate: float | None = None
@@ -140,7 +144,8 @@ class TrainConfig:
 
     def continuing(self, chosen: dict[str, Any]) -> "TrainConfig":
         """Return the configuration with what was chosen when the training began."""
-        return replace(self, **{name: chosen[name] for name in ("precision", "patch_size", "batch_size")})
+        kept = ("precision", "patch_size", "batch_size", "patches_per_epoch")
+        return replace(self, **{name: chosen[name] for name in kept})
 
     @property
     def last_epoch(self) -> int | None:

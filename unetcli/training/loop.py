@@ -9,13 +9,13 @@ from functools import partial
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unetcli.dataset.augmentation import sample_seed
 from unetcli.dataset.patches import PatchDataset, Sample, epoch_keys
 from unetcli.errors import DivergedError, ResourceError, warn
 from unetcli.inference.predict import TileSize, is_out_of_memory
-from unetcli.models.device import Device
+from unetcli.models.device import PRECISIONS, Device, training_layout
 from unetcli.training.batches import Batch, Key, batches, killed_worker
 from unetcli.training.config import Recipe
 from unetcli.training.loss import soft_dice_loss, weighted_cross_entropy
@@ -131,7 +131,13 @@ class Trainer:
         """
         began = self.clock() - self.seconds
         keys = partial(self._keys, len(self.history), len(self.losses))
-        made = batches(self.dataset, keys, workers=self.workers, pinned=self.device.kind == "cuda")
+        made = batches(
+            self.dataset,
+            keys,
+            workers=self.workers,
+            pinned=self.device.kind == "cuda",
+            precision=PRECISIONS[self.device.precision],
+        )
         model = self.processes.wrap(self.network)
         stopped = self._look(began)
         try:
@@ -265,24 +271,37 @@ class Trainer:
                     "another run may give other weights"
                 )
         self.scaler.unscale_(self.optimizer)
-        largest = self.recipe.largest_gradient or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest)
-        if not bool(torch.isfinite(norm)):
-            self._count_bad_step(epoch, step)
-        else:
-            self.bad_steps = 0
-            with self.device.arithmetic():
-                self.scaler.step(self.optimizer)
-            self.average.update()
+        norm = self._clip()
+        with self.device.arithmetic():
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss
+        self.average.update()
+        value, length = torch.stack([loss, norm]).tolist()  # here alone the device is waited for
+        self._count_bad_steps(length, epoch, step)
+        return float(value)
 
-    def _gradients(self, model: nn.Module, batch: Batch) -> float:
-        """Return the loss of a batch, its gradients added up over `parts` pieces of it."""
-        total = 0.0
+    def _clip(self) -> Tensor:
+        """Clip the gradients and return their norm; where it is not finite, they become zero.
+
+        The step is then one along the momentum. To leave it out, one would have to wait for the device, which meanwhile
+        has nothing to do.
+        """
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm)
+        for gradient in gradients:
+            gradient.masked_fill_(~finite, 0)
+        if self.recipe.largest_gradient:
+            usable = norm.where(finite, 1)
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.recipe.largest_gradient, usable)
+        return norm
+
+    def _gradients(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of a batch, a scalar, its gradients added up over `parts` pieces of it."""
+        total = torch.zeros((), device=self.device.torch)
         pieces = list(zip(*(tensor.chunk(self.parts) for tensor in batch), strict=True))
         for number, (image, target, weights) in enumerate(pieces, start=1):
-            image = image.to(self.device.torch, non_blocking=True, memory_format=torch.channels_last)
+            image = image.to(self.device.torch, non_blocking=True, memory_format=training_layout(self.device))
             target = target.to(self.device.torch, non_blocking=True)
             weights = weights.to(self.device.torch, non_blocking=True)
             with self.processes.alone(model) if number < len(pieces) else nullcontext():
@@ -293,11 +312,11 @@ class Trainer:
                     loss = loss + self.dice_weight * soft_dice_loss(logits, target, weights)
                 loss = loss * (len(image) / len(batch[0]))
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += loss.detach()
         return total
 
-    def _count_bad_step(self, epoch: int, step: int) -> None:
-        self.bad_steps += 1
+    def _count_bad_steps(self, norm: float, epoch: int, step: int) -> None:
+        self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
         if self.bad_steps >= BAD_STEPS_IN_A_ROW and self.device.precision != "fp16":
             exact = "" if self.device.precision == "fp32" else ", or use --precision fp32"
             kept = "; the best finite model is kept" if self.best else ""

@@ -10,14 +10,14 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     Parameters
     ----------
     logits : (N, K, H, W), any precision; the soft-max is taken in float32.
-    target : class indices (N, H, W), any value where the weight is 0.
+    target : class indices (N, H, W) of any integer type, any value where the weight is 0.
     weights : (N, H, W), 0 where a pixel is left out.
 
     The divisor counts all pixels, ignored ones too, so that the gradients of two halves of a batch add up to the
     gradient of the whole.
     """
     log_probabilities = torch.log_softmax(logits.float(), dim=1)
-    chosen = log_probabilities.gather(1, target.clamp(min=0).unsqueeze(1)).squeeze(1)  # (N, H, W)
+    chosen = log_probabilities.gather(1, target.clamp(min=0).long().unsqueeze(1)).squeeze(1)  # (N, H, W)
     return -(weights * chosen).sum() / weights.numel()
 
 

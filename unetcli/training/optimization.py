@@ -58,18 +58,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Make a step along the gradients."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(momentum, group["momentum"])
-                direction = orthogonal(ahead.flatten(1)) if ahead.ndim > 1 else functional.normalize(ahead, dim=0)
-                length = 0.2 * math.sqrt(max(direction.shape)) * group["lr"]
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(direction.reshape(parameter.shape), alpha=length)
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moving:
+                continue
+            gradients = [parameter.grad for parameter in moving]
+            for parameter in moving:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            momenta = [self.state[parameter]["momentum_buffer"] for parameter in moving]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            aheads = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+            for parameter, ahead in zip(moving, aheads, strict=True):
+                if ahead.ndim > 1:
+                    kernel = ahead.movedim(1, -1)  # as it lies in memory
+                    matrix = orthogonal(kernel.flatten(1))
+                    direction, longest = matrix.view(kernel.shape).movedim(-1, 1), max(matrix.shape)
+                else:
+                    direction, longest = functional.normalize(ahead, dim=0), len(ahead)
+                parameter.sub_(direction, alpha=0.2 * math.sqrt(longest) * group["lr"])
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
@@ -81,6 +88,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     if len(matrix) > matrix.shape[1]:
         return orthogonal(matrix.mT).mT
     found: torch.Tensor = matrix / (torch.linalg.matrix_norm(matrix) + 1e-7)
+    if torch.is_autocast_enabled(matrix.device.type):  # once, where each product would else convert it anew
+        found = found.to(torch.get_autocast_dtype(matrix.device.type))
     for _ in range(3):
         gram = found @ found.mT
         found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), found, beta=3.4445)

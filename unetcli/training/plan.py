@@ -21,9 +21,10 @@ from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError, warn
 from unetcli.images.memory import held_memory, keep_freed_memory
 from unetcli.images.threads import cores
+from unetcli.inference.predict import is_out_of_memory
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
 from unetcli.models import geometry_of
-from unetcli.models.device import Device, choose_device, make_deterministic, move_network
+from unetcli.models.device import Device, choose_device, make_deterministic, move_network, training_layout
 from unetcli.training.config import PAPER_PATCH, TrainConfig
 from unetcli.training.loop import Trainer
 from unetcli.training.processes import own_device, processes_of_environment
@@ -44,7 +45,8 @@ class Plan:
     Parameters
     ----------
     patch_size, output_size : sides of what the network reads and shows, in pixels.
-    patches_per_epoch : as many as cover the training pixels once, and at least 64.
+    patches_per_epoch : as many as cover the training pixels once, and at least 64; on CUDA at least 64 batches, so that
+        validating and saving do not take longer than the steps.
     epochs : None where the time alone decides.
     class_weights : of the loss.
     estimate_seconds : how long the training will take, measured on a few steps; estimate_memory in bytes of
@@ -84,8 +86,7 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     device = choose_device(own_device(config.device), config.precision)
     if config.deterministic:
         make_deterministic()
-    if device.kind == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()  # also in the processes that make patches
     recipe = config.steps_recipe
     network, architecture, arguments = _network(config, survey, recipe.dropout)
     geometry = geometry_of(network)
@@ -97,14 +98,16 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     if not counts[1:].any():
         raise InputError("no foreground in the images to train on", hint="another --seed or --validation")
     weights = class_weights(counts, config.class_balance, recipe.smallest_share)
-    batch_size = config.batch_size or usual_batch_size(network, recipe.batch_pixels, output_size)
-    patches = max(FEWEST_PATCHES, math.ceil(int(counts.sum()) / output_size**2))
+    batch_pixels = recipe.cuda_batch_pixels if device.kind == "cuda" else recipe.batch_pixels
+    batch_size = config.batch_size or usual_batch_size(network, batch_pixels, output_size)
+    fewest = FEWEST_PATCHES * (batch_size * processes.count if device.kind == "cuda" else 1)
+    patches = config.patches_per_epoch or max(fewest, math.ceil(int(counts.sum()) / output_size**2))
     if processes.count > 1:  # every batch is full, so that all processes always have something to compute
         patches += -patches % (batch_size * processes.count)
     workers = config.workers if config.workers is not None else default_workers(device)
 
     settings = config.augmentation
-    network = move_network(network, device)
+    network = move_network(network, device, training_layout(device))
     dataset = PatchDataset(
         training,
         task=coding.task,
@@ -216,7 +219,7 @@ def class_weights(counts: NDArray[np.int64], rule: str, smallest_share: float) -
 def default_workers(device: Device) -> int:
     """Return the data loader processes to use: none where the CPU's few cores are busy computing anyway."""
     number = cores()
-    return min(8, number - 1) if device.kind != "cpu" else (0 if number < 4 else number // 4)
+    return min(16, number - 1) if device.kind != "cpu" else (0 if number < 4 else number // 4)
 
 
 def _patch_size(config: TrainConfig, survey: Survey, network: nn.Module) -> int:
@@ -255,23 +258,37 @@ def _estimate(config: TrainConfig, trainer: Trainer, patch: tuple[int, int, int]
     if config.max_seconds is not None and config.epochs is None:
         return config.max_seconds
     assert trainer.limits.epochs is not None
-    rehearsal = copy.deepcopy(trainer.network).train()
-    image = torch.zeros(trainer.batch_size // trainer.processes.count, *patch, device=trainer.device.torch).contiguous(
-        memory_format=torch.channels_last
-    )
-    seconds = math.inf
-    for _ in range(3):  # the first step also prepares the convolutions, and any may be disturbed
-        began = time.monotonic()
-        with trainer.device.arithmetic():
-            logits = rehearsal(image)
-        logits.float().mean().backward()
-        if trainer.device.kind == "cuda":
-            torch.cuda.synchronize()
-        seconds = min(seconds, time.monotonic() - began)
+    seconds = _seconds_per_step(trainer, (trainer.batch_size // trainer.processes.count, *patch))
     validation_pixels = sum(sample.labels.size for sample in trainer.held_out)
     per_pixel = seconds / 3 / (trainer.batch_size * output_size**2)  # the way forward is a third of a step
     estimate = trainer.limits.epochs * (trainer.steps_per_epoch * seconds + validation_pixels * per_pixel)
     return min(estimate, config.max_seconds or math.inf)
+
+
+def _seconds_per_step(trainer: Trainer, shape: tuple[int, ...]) -> float:
+    """Return the time that a batch (N, C, n, n) takes there and back, in parts where the memory holds no more."""
+    rehearsal = copy.deepcopy(trainer.network).train()
+    parts = 1
+    while True:
+        patches = -(-shape[0] // parts)
+        try:
+            return parts * min(_seconds(trainer.device, rehearsal, (patches, *shape[1:])) for _ in range(3))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or patches == 1:
+                raise
+        parts *= 2
+
+
+def _seconds(device: Device, network: nn.Module, shape: tuple[int, ...]) -> float:
+    """Return the time of one batch; the first one also prepares the convolutions, and any may be disturbed."""
+    began = time.monotonic()
+    image = torch.zeros(shape, device=device.torch).contiguous(memory_format=training_layout(device))
+    with device.arithmetic():
+        logits = network(image)
+    logits.float().mean().backward()
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic() - began
 
 
 def _memory(trainer: Trainer, patch: tuple[int, int], batch_size: int, parameters: int) -> int:

@@ -17,7 +17,7 @@ from unetcli.training.loop import Trainer
 from unetcli.training.plan import Plan
 from unetcli.training.records import EpochRecord
 
-FORMAT = 2
+FORMAT = 3
 HEADER_KEY = "unet-state"
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 SHOWN = 5  # names of changed images
@@ -30,7 +30,8 @@ class TrainingState:
     Parameters
     ----------
     options : of the command that began it.
-    chosen : what was chosen for it then and holds on: precision, patch and batch size, and which images are held out.
+    chosen : what was chosen for it then and holds on: precision, sizes of patches, batches and epochs, and which images
+        are held out.
     data : for each pair its name and the hashes of its image and its mask.
     position : steps and epochs that are done, and what else the next step depends on.
     tensors : weights, their average, and the optimizer's moments.
@@ -111,6 +112,7 @@ def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingSta
         "precision": decided.device.precision,
         "patch_size": decided.patch_size,
         "batch_size": decided.batch_size,
+        "patches_per_epoch": decided.patches_per_epoch,
         "epochs": decided.epochs,
         "channels": decided.channels,
         "classes": len(decided.classes),

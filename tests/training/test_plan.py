@@ -1,0 +1,45 @@
+"""What is decided before the first step."""
+
+import pytest
+import torch
+from training.test_loop import trainer_of
+
+from unetcli.models import build_network
+from unetcli.models.device import Device, move_network, training_layout
+from unetcli.training import plan
+
+
+@pytest.mark.parametrize(("name", "precision", "layout"), [
+    ("cpu", "fp32", torch.contiguous_format), ("cpu", "bf16", torch.channels_last),
+    ("cuda:0", "fp32", torch.channels_last), ("cuda:0", "bf16", torch.channels_last),
+])  # fmt: skip
+def test_layout_of_a_training(name, precision, layout):
+    assert training_layout(Device(name, precision, "test")) == layout
+
+
+def test_networks_move_to_a_layout():
+    network = build_network("unet", channels=3, classes=2, features=2, depth=1)
+    device = Device("cpu", "fp32", "test")
+    for layout in (torch.channels_last, torch.contiguous_format):
+        weight = next(move_network(network, device, layout).parameters())
+        assert weight.is_contiguous(memory_format=layout)
+
+
+def test_the_estimate_takes_parts_of_a_batch_where_memory_is_short(monkeypatch):
+    seen = []
+
+    def seconds(device, network, shape):
+        seen.append(shape[0])
+        if shape[0] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2.0
+
+    monkeypatch.setattr(plan, "_seconds", seconds)
+    assert plan._seconds_per_step(trainer_of(), (10, 1, 84, 84)) == 8.0
+    assert seen == [10, 5, 3, 3, 3]
+
+
+def test_an_estimate_without_memory_for_a_patch_is_an_error(monkeypatch):
+    monkeypatch.setattr(plan, "_seconds", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        plan._seconds_per_step(trainer_of(), (4, 1, 84, 84))
