@@ -300,6 +300,18 @@ def test_imagej_stack_that_is_cut(tmp_path):
             read_all(path)
 
 
+@pytest.mark.parametrize("start", [b"\xff\x4f\xff\x51", b"\x89PNG"])
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
+def test_pixels_that_resemble_a_header(tmp_path, compression, start):
+    """By chance four bytes of one in 20,000 deflated strips of 200 KB are those that a JPEG 2000 image begins with."""
+    pixels = np.full((64, 64), 200, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8).tobytes()
+    pixels.flat[: len(start) + 300] = list(start + noise)
+    arguments = {"level": 0} if compression == "zlib" else {}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, compressionargs=arguments)
+    assert np.array_equal(np.squeeze(read_all(tmp_path / "a.tif")), pixels)
+
+
 @pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "png"])
 def test_a_large_image_hidden_in_a_small_strip(tmp_path, compression):
     """A strip of 64 x 64 pixels whose own header declares 60,000 x 60,000 is refused before that is allocated."""

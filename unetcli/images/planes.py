@@ -17,6 +17,7 @@ from unetcli.images.memory import check_memory, readable_size
 
 _CACHE = 96 << 20  # bytes of decoded strips and tiles that one open file keeps
 _PART = 16 << 20  # bytes of uncompressed rows read at once
+_JPEG_2000, _PNG = (33003, 33004, 33005, 34712), 34933  # compressions of TIFF
 _FEW_COLUMNS = 8  # below this share of the width, rows are read one by one
 
 
@@ -230,9 +231,9 @@ def check_stream(compression: int, data: bytes, rows: int, columns: int) -> None
             raise ValueError("end mark missing")
         frame = re.search(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..\x08(....)", data, re.DOTALL)
         size = None if frame is None else struct.unpack(">HH", frame[1])
-    elif (start := data.find(b"\xff\x4f\xff\x51")) >= 0:  # JPEG 2000
+    elif compression in _JPEG_2000 and (start := data.find(b"\xff\x4f\xff\x51")) >= 0:
         size = struct.unpack(">II", data[start + 8 : start + 16].ljust(8, b"\0"))[::-1]
-    elif data.startswith(b"\x89PNG"):
+    elif compression == _PNG and data.startswith(b"\x89PNG"):
         size = struct.unpack(">II", data[16:24].ljust(8, b"\0"))[::-1]
     if size is not None and size[0] * size[1] > 4 * rows * columns + 4096:
         raise ValueError(f"it declares {size[1]}x{size[0]} pixels in a part of {columns}x{rows}")
