@@ -355,10 +355,10 @@ def test_no_other_processes(failure, home, place, capsys, monkeypatch):
     """RES18, RES20: patches are made without them; they are the same."""
     make = batches._loader
 
-    def failing(dataset, keys, done, *, workers, pinned):
+    def failing(dataset, keys, done, workers, *rest):
         if workers:
             raise failure
-        return make(dataset, keys, done, workers=workers, pinned=pinned)
+        return make(dataset, keys, done, workers, *rest)
 
     assert run(["train", str(home / "cells"), *FAST, "-q"]) == 0
     expected = load_model(place / "unet.safetensors")[2]
