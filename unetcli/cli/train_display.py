@@ -23,7 +23,6 @@ def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", sav
     """Say where a training that is continued stands."""
     done, of = len(trainer.history), f"/{config.last_epoch}" if config.last_epoch else ""
     if saved.epochs_asked != config.last_epoch:
-        trainer.phase_start = trainer.epochs_done
         asked = f"{saved.epochs_asked} epochs" if saved.epochs_asked else "as many epochs as fit its time"
         then = f"the schedule begins anew for those up to {config.last_epoch}"
         shown.say(f"the training was to have {asked}, {done} of them done: {then}")

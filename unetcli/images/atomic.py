@@ -142,9 +142,8 @@ def check_target(target: Path) -> None:
         found = target.stat()
     except OSError:
         return  # absent, or a link to nothing, which is replaced
-    mode = found.st_mode
     if target.suffix.lower() == ".zarr":
-        if not stat.S_ISDIR(mode):
+        if not stat.S_ISDIR(found.st_mode):
             raise OutputError("is not a folder, as an OME-Zarr is", path=target, hint="name a new folder with -o")
         with contextlib.suppress(FileNotFoundError):  # replaced at this moment
             names = os.listdir(target)  # noqa: PTH208 - one look, as other processes may write here
@@ -154,9 +153,9 @@ def check_target(target: Path) -> None:
                 return
             raise OutputError("is a folder with other files", path=target, hint="name a new folder with -o")
         return
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise OutputError("is a directory", path=target, hint="name a file in it")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise OutputError("is a device or a pipe", path=target, hint="name a file, or - for stdout")
 
 

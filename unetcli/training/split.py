@@ -95,9 +95,9 @@ def split_fold(pairs: Sequence[Pair], fold: int, folds: int, *, seed: int = 0) -
         order = np.random.default_rng(seed).permutation(len(files))[fold - 1 :: folds]
         chosen = sorted(index for file in order for index in files[int(file)])
         return _checked(usable, chosen, f"fold {fold} of {folds}: {len(order)} of {len(files)} files, seed {seed}")
+    if len(usable) < 2:
+        raise UsageError("one image does not make folds", hint="leave --folds out: a part of it is held out")
     if len(usable) < folds:
-        if len(usable) < 2:
-            raise UsageError("one image does not make folds", hint="leave --folds out: a part of it is held out")
         raise UsageError(f"{len(usable)} images do not make {folds} folds", hint=f"--folds {len(usable)}")
     chosen = usable[len(usable) * (fold - 1) // folds : len(usable) * fold // folds]
     return _checked(usable, chosen, f"fold {fold} of {folds}: {len(chosen)} of {len(usable)} pages, in blocks")
