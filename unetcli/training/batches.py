@@ -1,7 +1,9 @@
 """Batches from the data loader, and what is done when its processes fail."""
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
@@ -126,13 +128,23 @@ def _collate(precision: torch.dtype, patches: list[Any]) -> Any:
 def _quiet_worker(number: int) -> None:
     """Leave signals to the main process, and its cores to it too.
 
-    Terminals and clusters send signals to all processes at once, and the main one still needs these. The thread that
-    hands patches over complains when the main process ends while it fetches one: nobody needs to know.
+    Terminals and clusters send signals to all processes at once, and the main one still needs these: of SIGTERM its own
+    alone counts. The thread that hands patches over complains when the main process ends while it fetches one: nobody
+    needs to know.
     """
     import cv2
 
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, daemon=True).start()
     sys.excepthook = lambda *_: None  # errors of patches do not come here, they go to the main process
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _end_when_told() -> None:
+    """Wait for a SIGTERM of the main process, and end this one."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
