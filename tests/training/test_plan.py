@@ -6,7 +6,7 @@ from training.test_loop import trainer_of
 
 from unetcli.models import build_network
 from unetcli.models.device import Device, move_network, training_layout
-from unetcli.training import plan
+from unetcli.training import plan, processes
 
 
 @pytest.mark.parametrize(("name", "precision", "layout"), [
@@ -43,3 +43,13 @@ def test_an_estimate_without_memory_for_a_patch_is_an_error(monkeypatch):
     monkeypatch.setattr(plan, "_seconds", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         plan._seconds_per_step(trainer_of(), (4, 1, 84, 84))
+
+
+@pytest.mark.parametrize(("device", "cores", "processes_here", "workers"), [
+    ("cuda:0", 16, "1", 15), ("cuda:0", 64, "1", 16), ("cuda:0", 64, "8", 7), ("cuda:0", 2, "4", 0),
+    ("cpu", 2, "1", 0), ("cpu", 8, "1", 2), ("cpu", 8, "4", 0),
+])  # fmt: skip
+def test_workers_share_the_cores_of_a_machine(device, cores, processes_here, workers, monkeypatch):
+    monkeypatch.setattr(processes, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes_here)
+    assert plan.default_workers(Device(device, "bf16", "test")) == workers

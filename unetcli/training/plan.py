@@ -20,14 +20,13 @@ from unetcli.dataset.survey import Survey
 from unetcli.dataset.weightmap import class_balance
 from unetcli.errors import InputError, UsageError, warn
 from unetcli.images.memory import held_memory, keep_freed_memory
-from unetcli.images.threads import cores
 from unetcli.inference.predict import is_out_of_memory
 from unetcli.inference.tilesize import bytes_per_pixel, choose_tile
 from unetcli.models import geometry_of
 from unetcli.models.device import Device, choose_device, make_deterministic, move_network, training_layout
 from unetcli.training.config import PAPER_PATCH, TrainConfig
 from unetcli.training.loop import Trainer
-from unetcli.training.processes import own_device, processes_of_environment
+from unetcli.training.processes import own_cores, own_device, processes_of_environment
 from unetcli.training.records import Limits
 from unetcli.training.split import Split, hold_out_region, split_fold, split_pairs
 from unetcli.training.start import freeze, start_network
@@ -218,7 +217,7 @@ def class_weights(counts: NDArray[np.int64], rule: str, smallest_share: float) -
 
 def default_workers(device: Device) -> int:
     """Return the data loader processes to use: none where the CPU's few cores are busy computing anyway."""
-    number = cores()
+    number = own_cores()
     return min(16, number - 1) if device.kind != "cpu" else (0 if number < 4 else number // 4)
 
 

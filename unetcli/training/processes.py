@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from unetcli.images.threads import cores
 from unetcli.models.device import Device
 
 LONGEST_WAIT = timedelta(hours=24)  # the others wait while the first one validates
@@ -76,6 +77,11 @@ ALONE = Processes()
 def processes_of_environment() -> Processes:
     """Return what `torchrun` says in the environment; a single process where it says nothing."""
     return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def own_cores() -> int:
+    """Return how many cores this process has for itself, where `torchrun` started several on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def own_device(name: str) -> str:
