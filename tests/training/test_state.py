@@ -95,7 +95,6 @@ def test_a_larger_number_of_epochs_is_a_new_phase(tmp_path):
     save_state(tmp_path, EMPTY.at(trainer))
     longer = trainer_of(epochs=4)
     restore(longer, load_state(tmp_path), tmp_path)
-    longer.phase_start = longer.epochs_done
     run_until(longer, 1000)
     rates = [record.learning_rate for record in longer.history]
     assert len(rates) == 4

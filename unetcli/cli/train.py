@@ -236,8 +236,6 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     state = begin(stored(given), decided, found)
     if saved is not None:
         restore(trainer, saved, config.run_folder)
-        if saved.epochs_asked != config.last_epoch:  # the schedule begins anew
-            trainer.phase_start = trainer.epochs_done
     warn_of_leakage(found, decided)
     show_plan(shown, decided, config)
     if given["preview"] is not None:

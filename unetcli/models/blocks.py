@@ -62,31 +62,25 @@ def centre_crop(features: Tensor, like: Tensor) -> Tensor:
     """Return the centre of `features` (N, C, H, W) with the size of `like`; an odd rest falls to the end."""
     top = (features.shape[-2] - like.shape[-2]) // 2
     left = (features.shape[-1] - like.shape[-1]) // 2
-    window = (top, top + like.shape[-2], left, left + like.shape[-1])
+    rows, columns = slice(top, top + like.shape[-2]), slice(left, left + like.shape[-1])
     if isinstance(features, Tensor) and features.requires_grad:
-        cropped: Tensor = _Crop.apply(features, window)  # type: ignore[no-untyped-call]
+        cropped: Tensor = _Crop.apply(features, rows, columns)  # type: ignore[no-untyped-call]
         return cropped
-    return _cropped(features, window)
-
-
-def _cropped(features: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    top, bottom, left, right = window
-    return features[..., top:bottom, left:right]
+    return features[..., rows, columns]
 
 
 class _Crop(torch.autograd.Function):
     """A crop whose gradient keeps the memory layout: torch's own comes back channels first, to be copied once more."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+    def forward(ctx: Any, features: Tensor, rows: slice, columns: slice) -> Tensor:
         height, width = features.shape[-2:]
-        top, bottom, left, right = window
-        ctx.around = (left, width - right, top, height - bottom)
-        return _cropped(features, window)
+        ctx.around = (columns.start, width - columns.stop, rows.start, height - rows.stop)
+        return features[..., rows, columns]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return functional.pad(gradient, ctx.around), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return functional.pad(gradient, ctx.around), None, None
 
 
 def unpool(pooled: Tensor, indices: Tensor) -> Tensor:

@@ -70,13 +70,15 @@ class Muon(torch.optim.Optimizer):
             aheads = torch._foreach_lerp(gradients, momenta, group["momentum"])
             torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
             for parameter, ahead in zip(moving, aheads, strict=True):
-                if ahead.ndim > 1:
-                    kernel = ahead.movedim(1, -1)  # as it lies in memory
-                    matrix = orthogonal(kernel.flatten(1))
-                    direction, longest = matrix.view(kernel.shape).movedim(-1, 1), max(matrix.shape)
-                else:
-                    direction, longest = functional.normalize(ahead, dim=0), len(ahead)
-                parameter.sub_(direction, alpha=0.2 * math.sqrt(longest) * group["lr"])
+                longest = max(len(ahead), ahead[0].numel())
+                parameter.sub_(_direction(ahead), alpha=0.2 * math.sqrt(longest) * group["lr"])
+
+
+def _direction(gradient: torch.Tensor) -> torch.Tensor:
+    if gradient.ndim == 1:
+        return functional.normalize(gradient, dim=0)
+    kernel = gradient.movedim(1, -1)  # as it lies in memory
+    return orthogonal(kernel.flatten(1)).view(kernel.shape).movedim(-1, 1)
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,8 @@ class TrainingState:
     @property
     def epochs_asked(self) -> int | None:
         """Epochs that the training was to have; None where the time alone decides."""
-        return self.chosen["epochs"] if isinstance(self.chosen["epochs"], int) else None
+        epochs: int | None = self.position["epochs"]
+        return epochs
 
     def check(self, survey: Survey, path: Path) -> None:
         """Raise unless the data are those that the training began with.
@@ -113,7 +114,6 @@ def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingSta
         "patch_size": decided.patch_size,
         "batch_size": decided.batch_size,
         "patches_per_epoch": decided.patches_per_epoch,
-        "epochs": decided.epochs,
         "channels": decided.channels,
         "classes": len(decided.classes),
         "validation": _held_out(decided, survey),
@@ -187,6 +187,7 @@ def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
 def position_of(trainer: Trainer) -> dict[str, Any]:
     """Return all numbers that the next step depends on."""
     return {
+        "epochs": trainer.limits.epochs,
         "history": [asdict(record) for record in trainer.history],
         "losses": trainer.losses,
         "rate": trainer.rate,
@@ -202,7 +203,7 @@ def position_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, state: TrainingState, path: Path) -> None:
-    """Put a trainer where a state says.
+    """Put a trainer where a state says; if it is to have another number of epochs, its schedule begins anew there.
 
     Parameters
     ----------
@@ -233,6 +234,8 @@ def restore(trainer: Trainer, state: TrainingState, path: Path) -> None:
     trainer.losses = list(position["losses"])
     for name in ("rate", "seconds", "validation_seconds", "phase_start", "parts", "bad_steps"):
         setattr(trainer, name, position[name])
+    if state.epochs_asked != trainer.limits.epochs:
+        trainer.phase_start = trainer.epochs_done
     trainer.average.steps = position["averaged_steps"]
     trainer.scaler.load_state_dict(position["scaler"])
     trainer.tile = TileSize(*position["tile"])
