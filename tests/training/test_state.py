@@ -99,6 +99,7 @@ def test_a_larger_number_of_epochs_is_a_new_phase(tmp_path):
     rates = [record.learning_rate for record in longer.history]
     assert len(rates) == 4
     assert rates[2] > 3 * rates[1]  # it rises again
+    assert rates[2] > 0.5 * longer.recipe.learning_rate  # the schedule begins anew: the old one would be at a quarter
     assert rates[3] < rates[2]
 
 
