@@ -274,6 +274,14 @@ def test_a_model_without_a_state_is_not_continued(interrupted, capsys):
     assert "no state to continue" in capsys.readouterr().err
 
 
+def test_killed_between_the_first_model_and_its_state(interrupted, capsys):
+    for name in (STATE, PREVIOUS, "history.csv", "history.jsonl"):
+        (interrupted / "unet.run" / name).unlink(missing_ok=True)
+    assert run(["train", "cells", *FAST, "--resume"]) == 0
+    assert "nothing to continue in unet.run yet" in capsys.readouterr().err
+    assert len(history(interrupted / "unet.run")) == 1
+
+
 def test_nothing_to_resume_yet(home, place, capsys):
     """A pipeline may always say `--resume`."""
     assert run(["train", str(home / "cells"), *FAST, "--resume"]) == 0
@@ -328,6 +336,19 @@ def test_a_killed_worker(home, place, zygote):
     assert "--workers 0" in text(place)
     assert "Traceback" not in text(place)
     assert not running.has_children
+
+
+def test_a_worker_that_is_killed_between_steps(home, place, capsys, monkeypatch):
+    """RES17: torch raises from a signal handler, wherever the program just is."""
+
+    def killed(*rest):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(training, "save_state", killed)
+    assert run(["train", str(home / "cells"), *FAST]) == 6
+    error = capsys.readouterr().err
+    assert "a data worker was killed" in error
+    assert "--workers 0" in error
 
 
 def test_an_image_that_vanishes_while_workers_read(home, place, capsys, monkeypatch):

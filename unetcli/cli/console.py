@@ -216,6 +216,9 @@ def as_unet_error(error: Exception) -> UnetError:
             "out of memory",
             hint="to train, a smaller --patch-size or --batch-size, or fewer --features; else a smaller --tile",
         )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # raised wherever the program just was
+        said = str(error).splitlines()[0]
+        return ResourceError(f"a data worker was killed ({said}), likely for lack of memory", hint="--workers 0")
     if isinstance(error, BrokenPipeError):
         raise error
     return UnetError(

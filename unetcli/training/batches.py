@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unetcli.dataset.patches import PatchDataset
-from unetcli.errors import ResourceError, UnetError, warn
+from unetcli.errors import UnetError, warn
 
 Key = tuple[int, int]
 Batch = tuple[Tensor, Tensor, Tensor]  # images (N, C, n, n), targets (N, m, m), weights (N, m, m)
@@ -78,16 +78,6 @@ def _cause(error: Exception) -> str | None:
     if isinstance(error, BlockingIOError):  # EAGAIN: no more processes for this user
         return "no process could be started"
     return None
-
-
-def killed_worker(error: Exception) -> ResourceError | None:
-    """Return the error of a process that made patches and was killed; torch raises it wherever training just is."""
-    text = str(error)
-    if "DataLoader worker" not in text:
-        return None
-    return ResourceError(
-        f"a data worker was killed ({text.splitlines()[0]}), likely for lack of memory", hint="--workers 0"
-    )
 
 
 class _Keys:

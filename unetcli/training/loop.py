@@ -16,7 +16,7 @@ from unetcli.dataset.patches import PatchDataset, Sample, epoch_keys
 from unetcli.errors import DivergedError, ResourceError, warn
 from unetcli.inference.predict import TileSize, is_out_of_memory
 from unetcli.models.device import PRECISIONS, Device, training_layout
-from unetcli.training.batches import Batch, Key, batches, killed_worker
+from unetcli.training.batches import Batch, Key, batches
 from unetcli.training.config import Recipe
 from unetcli.training.loss import soft_dice_loss, weighted_cross_entropy
 from unetcli.training.optimization import OPTIMIZERS, SCHEDULES, AveragedWeights
@@ -127,7 +127,8 @@ class Trainer:
         Raises
         ------
         DivergedError : the loss stays not finite; the weights of the best epoch are unharmed.
-        ResourceError : a single patch does not fit the memory, or a process that made patches was killed.
+        ResourceError : a single patch does not fit the memory.
+        RuntimeError : a process that made patches was killed; torch raises it wherever the program just is.
         """
         began = self.clock() - self.seconds
         keys = partial(self._keys, len(self.history), len(self.losses))
@@ -143,8 +144,6 @@ class Trainer:
         try:
             while not stopped and not self.finished:
                 stopped = yield from self._epoch(model, made, began)
-        except RuntimeError as error:
-            raise killed_worker(error) or error from None
         finally:
             made.close()
 

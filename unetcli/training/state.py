@@ -167,6 +167,14 @@ def has_state(folder: Path) -> bool:
     return any((folder / name).exists() for name in (STATE, PREVIOUS))
 
 
+def may_continue(folder: Path) -> bool:
+    """Return whether `--resume` may replace the model: there is a state, or the first epoch was killed before it.
+
+    The model of an epoch is written first, then its state, then the history.
+    """
+    return has_state(folder) or ((folder / "config.json").exists() and not (folder / "history.csv").exists())
+
+
 def _read(path: Path) -> TrainingState:
     header, tensors = read_container(path, HEADER_KEY)
     kinds = {"options": dict, "chosen": dict, "data": dict, "position": dict, "torch_version": str}

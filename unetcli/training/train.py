@@ -15,7 +15,7 @@ from unetcli.training.page import TrainingPage
 from unetcli.training.plan import Plan
 from unetcli.training.records import EpochRecord, StepRecord
 from unetcli.training.runfolder import RunFolder
-from unetcli.training.state import TrainingState, has_state, save_state
+from unetcli.training.state import TrainingState, has_state, may_continue, save_state
 
 COLLAPSED_EPOCHS = 3  # in a row, after which a network that predicts one class only is named
 LOST_PROCESS = ("connection closed", "connection reset", "socket", "nccl", "gloo")
@@ -73,7 +73,7 @@ def check_outputs(config: TrainConfig, *, dry_run: bool = False) -> None:
                 path=config.run_folder,
                 hint="--resume continues it, --overwrite begins anew",
             )
-    elif config.resume and config.output.exists() and not has_state(config.run_folder):
+    elif config.resume and config.output.exists() and not may_continue(config.run_folder):
         raise OutputError(
             f"exists, but {config.run_folder} holds no state to continue",
             path=config.output,
