@@ -274,7 +274,16 @@ def test_a_model_without_a_state_is_not_continued(interrupted, capsys):
     assert "no state to continue" in capsys.readouterr().err
 
 
+def test_a_model_from_elsewhere_is_not_replaced(interrupted, capsys):
+    shutil.rmtree(interrupted / "unet.run")
+    before = (interrupted / "unet.safetensors").read_bytes()
+    assert run(["train", "cells", *FAST, "--resume"]) == 5
+    assert "no state to continue" in capsys.readouterr().err
+    assert (interrupted / "unet.safetensors").read_bytes() == before
+
+
 def test_killed_between_the_first_model_and_its_state(interrupted, capsys):
+    """RES06: the first epoch begins anew."""
     for name in (STATE, PREVIOUS, "history.csv", "history.jsonl"):
         (interrupted / "unet.run" / name).unlink(missing_ok=True)
     assert run(["train", "cells", *FAST, "--resume"]) == 0
