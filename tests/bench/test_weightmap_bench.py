@@ -10,7 +10,7 @@ import oracles
 import pytest
 
 from unetcli.dataset.augmentation import Augmentation, AugmentationSettings
-from unetcli.dataset.weightmap import border_weights, insert_ridges, nearly_touching
+from unetcli.dataset.weightmap import border_weights, component_borders, insert_ridges
 
 pytestmark = pytest.mark.bench
 
@@ -45,9 +45,9 @@ def test_ridges_and_border_weights_of_a_patch(benchmark):
 
 
 @pytest.mark.benchmark(group="weight map 388x388")
-def test_nearly_touching_of_a_patch(benchmark):
+def test_component_borders_of_a_patch(benchmark):
     target = (insert_ridges(crowded(388, 100)) > 0).astype(np.int32)
-    assert benchmark(nearly_touching, target).max() > 8
+    assert benchmark(component_borders, target).max() > 8
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,5 +1,7 @@
 """Ridges, border weights and class balance, against slow twins and by hand."""
 
+from itertools import pairwise
+
 import numpy as np
 import oracles
 import pytest
@@ -11,8 +13,8 @@ from unetcli.dataset.weightmap import (
     MOST_PARTS,
     border_weights,
     class_balance,
+    component_borders,
     insert_ridges,
-    nearly_touching,
     weight_map,
 )
 
@@ -165,42 +167,54 @@ class TestBorderWeights:
         np.testing.assert_allclose(border_weights(instances), expected, rtol=1e-6)
 
 
-class TestNearlyTouching:
-    @pytest.mark.parametrize(("gap", "found"), [(1, True), (2, True), (3, False), (20, False)])
-    def test_ends_where_the_gap_is_wider_than_a_ridge(self, gap, found):
-        target = np.zeros((12, 60), np.int32)
-        target[:, 5:20], target[:, 20 + gap : 40 + gap] = 1, 1
-        weights = nearly_touching(target)
-        assert weights[:, 20 : 20 + gap].all() == found
-        assert weights.any() == found
-        assert not weights[target != 0].any()
+def walled(gap, size=60):
+    """Two cells (1) that a wall of background (0) of so many pixels parts, and where the wall is."""
+    target = np.ones((size, 2 * size + gap), np.int32)
+    target[:, size : size + gap] = 0
+    return target, target == 0
 
-    def test_equals_border_weights_in_a_narrow_gap(self):
-        target = rows("1111001111", "1111001111")
-        instances = rows("1111002222", "1111002222")
-        np.testing.assert_array_equal(nearly_touching(target), border_weights(instances))
 
-    def test_sees_objects_that_meet_at_a_corner(self):
-        assert nearly_touching(rows("1100", "1100", "0011", "0011"))[1, 2] == pytest.approx(10 * np.exp(-4 / 50))
+class TestComponentBorders:
+    @pytest.mark.parametrize("gap", [1, 2])
+    def test_weigh_a_narrow_gap_as_a_ridge(self, gap):
+        target, wall = walled(gap)
+        instances = np.where(np.arange(target.shape[1]) < 60, 1, 2) * target
+        np.testing.assert_array_equal(component_borders(target)[wall], border_weights(instances)[wall])
 
-    def test_leaves_different_classes_and_one_component_alone(self):
-        assert not nearly_touching(rows("11002211", "11002211")[:, :6]).any()
-        assert not nearly_touching(rows("1101", "1111")).any()
+    @pytest.mark.parametrize("gap", [3, 6, 9])
+    def test_spread_over_both_sides_of_a_wider_one(self, gap):
+        target, wall = walled(gap)
+        instances = np.where(np.arange(target.shape[1]) < 60, 1, 2) * target
+        weights, exact = component_borders(target)[30], border_weights(instances)[30]
+        assert weights.sum() == pytest.approx(exact.sum(), rel=1e-3)
+        np.testing.assert_allclose(weights, weights[::-1], rtol=1e-4)
+        assert weights.argmax() in np.flatnonzero(wall[30])
+        for beside, inside in ((59, 60), (60 + gap, 59 + gap)):  # nearly the same on either side of a border
+            assert 0.7 * weights[inside] < weights[beside] < weights[inside]
 
-    def test_holds_on_the_background_only(self):
-        weights = nearly_touching(rows("110211", "110211"))
-        assert weights[0, 2] > 0
-        assert not weights[:, 3].any()
+    def test_fade_where_cells_are_far_from_each_other(self):
+        middle = [component_borders(walled(gap)[0])[30, 60 + gap // 2] for gap in (5, 10, 15, 20, 40)]
+        assert all(one > 1.5 * other for one, other in pairwise(middle))
+        assert middle[-1] == 0
 
-    def test_leaves_thick_membranes_alone(self):
-        y, x = np.mgrid[:200, :200]
-        membranes = (y % 50 < 4) | (x % 50 < 4)
-        assert not nearly_touching((~membranes).astype(np.int32)).any()
-        assert nearly_touching((~((y % 50 < 2) | (x % 50 < 2))).astype(np.int32)).any()
+    def test_see_objects_that_meet_at_a_corner(self):
+        assert component_borders(rows("1100", "1100", "0011", "0011"))[1, 2] == pytest.approx(10 * np.exp(-4 / 50))
 
-    def test_of_nothing_is_nothing(self):
-        assert not nearly_touching(np.zeros((4, 5), np.int32)).any()
-        assert not nearly_touching(np.full((4, 5), -1, np.int32)).any()
+    def test_leave_different_classes_and_one_component_alone(self):
+        assert not component_borders(rows("11002211", "11002211")[:, :6]).any()
+        assert not component_borders(rows("1101", "1111")).any()
+
+    def test_part_components_of_each_class(self):
+        one, other = rows("1100011000022000"), rows("2200022000011000")
+        np.testing.assert_array_equal(component_borders(one), component_borders(other))
+        assert component_borders(one)[0, 3] > component_borders(one)[0, 9]
+
+    def test_do_not_count_what_lies_under_another_class(self):
+        assert not component_borders(rows("1122211", "1122211")).any()
+
+    def test_of_nothing_are_nothing(self):
+        assert not component_borders(np.zeros((4, 5), np.int32)).any()
+        assert not component_borders(np.full((4, 5), -1, np.int32)).any()
 
 
 class TestClassBalance:
@@ -234,6 +248,9 @@ class TestWeightMap:
         instances = rows("110022", "110022", "110022")
         expected = np.array([0.5, 2.0])[self.target] + border_weights(instances)
         np.testing.assert_allclose(weight_map(self.target, instances, [0.5, 2.0]), expected)
+
+    def test_adds_balance_and_borders_of_components(self):
+        expected = np.array([0.5, 2.0])[self.target] + component_borders(self.target)
         np.testing.assert_allclose(weight_map(self.target, None, [0.5, 2.0]), expected)
 
     def test_keeps_the_loss_of_a_single_cell(self):

@@ -4,8 +4,8 @@
 
 d1 and d2 are the distances from the background pixel x to the nearest and to the second nearest object, between the
 middles of pixels: a pixel beside an object has distance 1. What the paper leaves open is chosen here: w_c is the
-inverse frequency over the training pixels, the second term holds on the background only, and there is none with fewer
-than two objects.
+inverse frequency over the training pixels, the second term holds on the background only (but see `component_borders`),
+and there is none with fewer than two objects.
 
 Warp instances first, then `insert_ridges`, then compute the weights: a warped weight map would break its thin ridges.
 Ignored pixels (negative labels) are no objects, and their weight is 0.
@@ -27,19 +27,11 @@ Weights = NDArray[np.float32]
 
 REACH_IN_SIGMAS = 6.0  # beyond, exp(-(d1 + d2)^2 / (2 sigma^2)) < 1.6e-8: nothing beside a class balance in float32
 NARROW_GAP = 2  # pixels of background between objects of a mask without instances that nearly touch
+SMOOTHING = 3.0  # standard deviation in pixels, over which the weights of wider borders spread to both sides
 LARGEST_RATIO = 100.0  # between two class weights: a few stray pixels of a rare class must not rule the loss
 WHOLE_IN_FLOAT32 = 2**24  # ids below are exact in float32, which OpenCV's filters need
 SQUARES = (4, 11)  # half sides of the squares in which a second object is looked for, before the whole reach
 MOST_PARTS = 1000  # of objects that are told apart: every pair is compared
-
-
-def _disc(radius: float) -> NDArray[np.uint8]:
-    """Return the pixels within a radius as a kernel of a filter."""
-    offsets = np.arange(-int(radius), int(radius) + 1)
-    return (np.hypot(offsets, offsets[:, None]) <= radius + 1e-6).astype(np.uint8)
-
-
-DISCS = [(radius, _disc(radius)) for radius in (1.0, 2**0.5, float(NARROW_GAP))]
 
 
 def insert_ridges(instances: Labels) -> Labels:
@@ -80,24 +72,27 @@ def border_weights(instances: Labels, *, border_weight: float = 10.0, border_sig
     return _ridge(_sum_of_two_distances(instances, REACH_IN_SIGMAS * border_sigma), border_weight, border_sigma)
 
 
-def nearly_touching(target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0) -> Weights:
-    """Return border weights (H, W) for a mask without instances: where two components of one class nearly touch.
+def component_borders(target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0) -> Weights:
+    """Return border weights (H, W) for a mask without instances: between the components of one class.
 
-    Components are 4-connected, so objects that meet at a corner count as two. They nearly touch where the background
-    between them is at most `NARROW_GAP` pixels wide (``d1 + d2 <= NARROW_GAP + 1``), as the ridges are that are drawn
-    between instances: membranes, which are thicker, and objects far from each other get nothing. Objects of different
-    classes need no ridge, their classes tell them apart.
+    Components are 4-connected, so objects that meet at a corner count as two. Where the background between them is at
+    most `NARROW_GAP` pixels wide (``d1 + d2 <= NARROW_GAP + 1``), it weighs as much as the ridges that are drawn
+    between instances. What is wider, as membranes are, is smoothed over both of its sides: a weight that does not
+    depend on the class leaves the probabilities as they are, while that of thick membranes alone would favor the
+    background everywhere. Objects of different classes need no ridge, their classes tell them apart.
 
     Parameters
     ----------
     target : (H, W) class indices, 0 background, negative ignored.
     """
     weights = np.zeros(target.shape, dtype=np.float32)
-    components = label(np.maximum(target, 0), connectivity=1, background=0).astype(np.int32)  # type: ignore[no-untyped-call]
     for number in range(1, int(target.max(initial=0)) + 1):
-        sums = _in_narrow_gaps(np.where(target == number, components, np.int32(0)))
-        np.maximum(weights, _ridge(sums, border_weight, border_sigma), out=weights)
-    weights[target != 0] = 0
+        components = cv2.connectedComponents((target == number).view(np.uint8), connectivity=4)[1]
+        sums = _sum_of_two_distances(components, REACH_IN_SIGMAS * border_sigma)
+        sums[target != 0] = np.inf
+        borders = _ridge(sums, border_weight, border_sigma)
+        narrow = np.where(sums <= NARROW_GAP + 1, borders, np.float32(0))
+        np.maximum(weights, np.maximum(narrow, cv2.GaussianBlur(borders, (0, 0), SMOOTHING)), out=weights)
     return weights
 
 
@@ -130,20 +125,19 @@ def weight_map(
     border_weight: float = 10.0,
     border_sigma: float = 5.0,
 ) -> Weights:
-    """Return the weight of every pixel (H, W): class balance, plus border weights on the background, 0 on ignore.
+    """Return the weight of every pixel (H, W): class balance plus border weights, 0 on ignore.
 
     Parameters
     ----------
     target : (H, W) class indices, negative ignored; made from the ridged instances where there are any.
-    instances : (H, W) one id > 0 per object, or None for a mask without instances (then see `nearly_touching`).
+    instances : (H, W) one id > 0 per object, or None for a mask without instances (then see `component_borders`).
     balance : one weight per class, see `class_balance`.
     border_weight : 0 leaves the class balance alone.
     """
     weights = np.asarray(balance, dtype=np.float32).take(target, mode="clip")
     if border_weight > 0:
         settings = {"border_weight": border_weight, "border_sigma": border_sigma}
-        borders = nearly_touching(target, **settings) if instances is None else border_weights(instances, **settings)
-        weights += np.where(target == 0, borders, np.float32(0))
+        weights += component_borders(target, **settings) if instances is None else border_weights(instances, **settings)
     weights[target < 0] = 0
     return weights
 
@@ -226,26 +220,6 @@ def _numbers(objects: Labels) -> tuple[NDArray[Any], NDArray[Any]]:
         ids, largest = ids.reshape(objects.shape) + int(present[0] > 0), present.size
     with_zero: NDArray[Any] = ids.astype(np.uint16 if largest < 2**16 - 1 else np.float32)
     return with_zero, np.where(with_zero == 0, with_zero.dtype.type(largest + 1), with_zero)
-
-
-def _in_narrow_gaps(objects: Labels) -> Weights:
-    """Return d1 + d2 (H, W) where it is at most ``NARROW_GAP + 1``, infinity everywhere else.
-
-    The distance to the nearest object is the radius of the smallest disc that holds any, that to the second of the
-    smallest disc that holds two.
-    """
-    with_zero, with_large = _numbers(objects)
-    without_any, without_two = np.zeros((2, *objects.shape), dtype=np.uint8)
-    for _, kernel in DISCS:
-        highest = cv2.dilate(with_zero, kernel)
-        without_any += highest == 0
-        without_two += cv2.erode(with_large, kernel) >= highest
-    radii = np.array([radius for radius, _ in DISCS] + [np.inf], dtype=np.float32)
-    sums: Weights = radii.take(without_two)
-    found = without_two < len(DISCS)
-    sums[found] += radii[without_any[found]]
-    sums[sums > NARROW_GAP + 1] = np.inf
-    return sums
 
 
 def _objects_apart(instances: Labels, reach: float) -> tuple[Labels, NDArray[np.intp]]:
