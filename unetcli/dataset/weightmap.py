@@ -69,7 +69,10 @@ def border_weights(instances: Labels, *, border_weight: float = 10.0, border_sig
     border_weight : w0 of the paper.
     border_sigma : sigma of the paper, in pixels.
     """
-    return _ridge(_sum_of_two_distances(instances, REACH_IN_SIGMAS * border_sigma), border_weight, border_sigma)
+    reach = REACH_IN_SIGMAS * border_sigma
+    sums = _sum_of_two_distances(*_objects_apart(instances, reach), reach)
+    sums[instances != 0] = np.inf
+    return _ridge(sums, border_weight, border_sigma)
 
 
 def component_borders(target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0) -> Weights:
@@ -87,8 +90,10 @@ def component_borders(target: Labels, *, border_weight: float = 10.0, border_sig
     """
     weights = np.zeros(target.shape, dtype=np.float32)
     for number in range(1, int(target.max(initial=0)) + 1):
-        components = cv2.connectedComponents((target == number).view(np.uint8), connectivity=4)[1]
-        sums = _sum_of_two_distances(components, REACH_IN_SIGMAS * border_sigma)
+        _, components, found, _ = cv2.connectedComponentsWithStats((target == number).view(np.uint8), connectivity=4)
+        left, top, width, height = found[1:, : cv2.CC_STAT_AREA].T
+        boxes = np.stack([top, top + height, left, left + width], axis=1)
+        sums = _sum_of_two_distances(components, boxes, REACH_IN_SIGMAS * border_sigma)
         sums[target != 0] = np.inf
         borders = _ridge(sums, border_weight, border_sigma)
         narrow = np.where(sums <= NARROW_GAP + 1, borders, np.float32(0))
@@ -150,18 +155,22 @@ def _ridge(sums: Weights, border_weight: float, border_sigma: float) -> Weights:
     return weights
 
 
-def _sum_of_two_distances(instances: Labels, reach: float) -> Weights:
-    """Return d1 + d2 (H, W) on background pixels where it is at most `reach`, infinity everywhere else.
+def _sum_of_two_distances(objects: Labels, boxes: NDArray[Any], reach: float) -> Weights:
+    """Return d1 + d2 (H, W) where it is at most `reach`, infinity everywhere else and on the objects.
 
     Each object's distances are computed in its bounding box, grown as far as the pixels there need it, and merged into
     the two smallest so far: exact, no stack of one map per object, and cheap because objects are small.
+
+    Parameters
+    ----------
+    objects : (H, W) 1, 2, ... n, 0 elsewhere.
+    boxes : (n, 4) of each: top, bottom, left, right.
     """
-    sums = np.full(instances.shape, np.inf, dtype=np.float32)
-    wanted = _wanted(instances, math.ceil(reach) - 1)  # d2 <= reach - d1 <= reach - 1
+    sums = np.full(objects.shape, np.inf, dtype=np.float32)
+    wanted = _wanted(objects, math.ceil(reach) - 1)  # d2 <= reach - d1 <= reach - 1
     if not wanted:
         return sums
     nearest, second = sums, sums.copy()
-    objects, boxes = _objects_apart(instances, reach)
     for number, (top, bottom, left, right) in enumerate(boxes.tolist(), start=1):
         for grow, pixels in wanted:
             grown = np.s_[max(0, top - grow) : bottom + grow, max(0, left - grow) : right + grow]
@@ -174,17 +183,17 @@ def _sum_of_two_distances(instances: Labels, reach: float) -> Weights:
                 break
     # squares are whole: OpenCV's roots differ in the last bit with the alignment
     sums = np.sqrt(np.rint(np.square(nearest))) + np.sqrt(np.rint(np.square(second)))
-    sums[(sums > reach) | (instances != 0)] = np.inf
+    sums[(sums > reach) | (objects != 0)] = np.inf
     return sums
 
 
-def _wanted(instances: Labels, reach: int) -> list[tuple[int, NDArray[np.uint8]]]:
+def _wanted(objects: Labels, reach: int) -> list[tuple[int, NDArray[np.uint8]]]:
     """Return background pixels with two objects around, sorted by how far boxes must grow to hold both; largest first.
 
     Two objects within a square of ``2 * near + 1`` pixels are no farther than ``near * sqrt(2)``.
     """
-    highest, lowest = _numbers(instances)
-    found, rest, before = [], instances == 0, 0
+    highest, lowest = _numbers(objects)
+    found, rest, before = [], objects == 0, 0
     for near in [*(near for near in SQUARES if near < reach), reach]:
         kernel = np.ones((2 * (near - before) + 1,) * 2, np.uint8)
         highest, lowest, before = cv2.dilate(highest, kernel), cv2.erode(lowest, kernel), near
