@@ -18,6 +18,24 @@ def border_weights_per_cell(instances, border_weight=10.0, border_sigma=5.0):
     return np.where(instances == 0, border_weight * np.exp(-((d1 + d2) ** 2) / (2 * border_sigma**2)), 0)
 
 
+def component_borders_per_component(target, smoothing=3.0, narrow=2):
+    """Border weights between the components of each class, from one distance transform per component."""
+    import numpy as np
+    from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+
+    weights = np.zeros(target.shape)
+    for number in range(1, target.max(initial=0) + 1):
+        components, found = label(target == number)
+        if found < 2:
+            continue
+        exact = np.where(target == 0, border_weights_per_cell(components), 0)
+        distances = [distance_transform_edt(components != part) for part in range(1, found + 1)]
+        kept = np.where(np.sum(np.sort(distances, axis=0)[:2], axis=0) <= narrow + 1, exact, 0)
+        spread = gaussian_filter(exact, smoothing, mode="mirror") if smoothing else exact
+        weights = np.maximum.reduce([weights, kept, spread])
+    return weights
+
+
 def ridges_pixel_by_pixel(instances):
     """Ridges by looking at the eight neighbours of every pixel."""
     height, width = instances.shape

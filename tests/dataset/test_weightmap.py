@@ -17,6 +17,7 @@ from unetcli.dataset.weightmap import (
     insert_ridges,
     weight_map,
 )
+from unetcli.training.config import RECIPES
 
 small_instances = arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(-1, 4))
 
@@ -175,6 +176,20 @@ def walled(gap, size=60):
 
 
 class TestComponentBorders:
+    @pytest.mark.parametrize("smoothing", [3.0, 0.0])
+    @given(small_instances)
+    def test_equal_their_slow_twin(self, smoothing, target):
+        found = component_borders(target, smoothing=smoothing)
+        expected = oracles.component_borders_per_component(target, smoothing)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_spread_by_three_pixels_and_not_at_all_in_the_recipe_of_the_paper(self):
+        target = (discs(3) > 0).astype(np.int32)
+        found = component_borders(target)
+        np.testing.assert_allclose(found, oracles.component_borders_per_component(target), rtol=1e-4, atol=1e-5)
+        assert found[target == 1].any()
+        assert not component_borders(target, smoothing=RECIPES["paper"].border_smoothing)[target == 1].any()
+
     @pytest.mark.parametrize("gap", [1, 2])
     def test_weigh_a_narrow_gap_as_a_ridge(self, gap):
         target, wall = walled(gap)

@@ -1,12 +1,17 @@
 """What is decided before the first step."""
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from training.test_loop import trainer_of
 
+from unetcli.dataset.pairs import find_pairs
+from unetcli.dataset.survey import survey
 from unetcli.models import build_network
 from unetcli.models.device import Device, move_network, training_layout
 from unetcli.training import plan, processes
+from unetcli.training.config import RECIPES, TrainConfig
 
 
 @pytest.mark.parametrize(("name", "precision", "layout"), [
@@ -53,3 +58,21 @@ def test_workers_share_the_cores_of_a_machine(device, cores, processes_here, wor
     monkeypatch.setattr(processes, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes_here)
     assert plan.default_workers(Device(device, "bf16", "test")) == workers
+
+
+def test_patches_are_weighted_as_the_recipe_says(tmp_path):
+    cells = np.zeros((2, 64, 64), np.uint8)
+    cells[:, 8:56, 8:28] = cells[:, 8:56, 34:56] = 255
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for number, page in enumerate(cells):
+            tifffile.imwrite(tmp_path / kind / f"{number}.tif", page // (2 if kind == "images" else 1))
+    found = survey(find_pairs(tmp_path))
+    arguments = {"features": 2, "depth": 1}
+    for name, recipe in RECIPES.items():
+        config = TrainConfig(tmp_path / "no.safetensors", arguments=arguments, epochs=1, device="cpu", recipe=name)
+        _, trainer = plan.plan(config, found)
+        target, weights = trainer.dataset.weighting((cells[0] > 0).astype(np.int32), "semantic")
+        inside = weights[target == 1]
+        assert (np.ptp(inside) > 0) == (recipe.border_smoothing > 0)
+        assert weights[target == 0].max() > weights[target == 0].min()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unetcli.dataset.augmentation import Augmentation, sample_seed
 from unetcli.dataset.labels import IGNORE
-from unetcli.dataset.weightmap import insert_ridges, weight_map
+from unetcli.dataset.weightmap import SMOOTHING, insert_ridges, weight_map
 from unetcli.images import IntensityRange
 
 CENTRES_PER_CLASS = 4096  # places remembered per image and class
@@ -55,11 +55,13 @@ class Weighting:
     ----------
     class_balance : weight of each class.
     border_weight, border_sigma : w0 and sigma, in pixels; a border weight of 0 leaves the class balance alone.
+    smoothing : in pixels, of the weights between components of masks without instances.
     """
 
     class_balance: tuple[float, ...]
     border_weight: float = 10.0
     border_sigma: float = 5.0
+    smoothing: float = SMOOTHING
 
     def __call__(self, labels: NDArray[np.int32], task: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the target (H, W) and the weight (H, W) of each of its pixels."""
@@ -70,6 +72,7 @@ class Weighting:
             np.asarray(self.class_balance, dtype=np.float32),
             border_weight=self.border_weight,
             border_sigma=self.border_sigma,
+            smoothing=self.smoothing,
         )
         return target, weights
 

@@ -27,7 +27,7 @@ Weights = NDArray[np.float32]
 
 REACH_IN_SIGMAS = 6.0  # beyond, exp(-(d1 + d2)^2 / (2 sigma^2)) < 1.6e-8: nothing beside a class balance in float32
 NARROW_GAP = 2  # pixels of background between objects of a mask without instances that nearly touch
-SMOOTHING = 3.0  # standard deviation in pixels, over which the weights of wider borders spread to both sides
+SMOOTHING = 3.0  # standard deviation in pixels, over which the weights between components spread to both sides
 LARGEST_RATIO = 100.0  # between two class weights: a few stray pixels of a rare class must not rule the loss
 WHOLE_IN_FLOAT32 = 2**24  # ids below are exact in float32, which OpenCV's filters need
 SQUARES = (4, 11)  # half sides of the squares in which a second object is looked for, before the whole reach
@@ -75,29 +75,39 @@ def border_weights(instances: Labels, *, border_weight: float = 10.0, border_sig
     return _ridge(sums, border_weight, border_sigma)
 
 
-def component_borders(target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0) -> Weights:
+def component_borders(
+    target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0, smoothing: float = SMOOTHING
+) -> Weights:
     """Return border weights (H, W) for a mask without instances: between the components of one class.
 
-    Components are 4-connected, so objects that meet at a corner count as two. Where the background between them is at
-    most `NARROW_GAP` pixels wide (``d1 + d2 <= NARROW_GAP + 1``), it weighs as much as the ridges that are drawn
-    between instances. What is wider, as membranes are, is smoothed over both of its sides: a weight that does not
-    depend on the class leaves the probabilities as they are, while that of thick membranes alone would favor the
-    background everywhere. Objects of different classes need no ridge, their classes tell them apart.
+    Components are 4-connected, so objects that meet at a corner count as two, as do an object and its mirror image, and
+    the sides of one that ignored pixels cut in two. Objects of different classes are told apart by these.
+
+    On the background alone, the weights of thick membranes would favor the background. So they are smoothed over both
+    sides of a border, where they then hardly depend on the class, and probabilities stay what they are. Only gaps of at
+    most `NARROW_GAP` pixels (``d1 + d2 <= NARROW_GAP + 1``), which hardly count in that, keep their full weight, as the
+    ridges have that are drawn between instances.
 
     Parameters
     ----------
     target : (H, W) class indices, 0 background, negative ignored.
+    border_weight, border_sigma : see `border_weights`.
+    smoothing : standard deviation of the Gaussian in pixels; 0 leaves all weights on the background.
     """
     weights = np.zeros(target.shape, dtype=np.float32)
     for number in range(1, int(target.max(initial=0)) + 1):
         _, components, found, _ = cv2.connectedComponentsWithStats((target == number).view(np.uint8), connectivity=4)
         left, top, width, height = found[1:, : cv2.CC_STAT_AREA].T
+        if len(left) < 2:
+            continue
         boxes = np.stack([top, top + height, left, left + width], axis=1)
         sums = _sum_of_two_distances(components, boxes, REACH_IN_SIGMAS * border_sigma)
         sums[target != 0] = np.inf
         borders = _ridge(sums, border_weight, border_sigma)
-        narrow = np.where(sums <= NARROW_GAP + 1, borders, np.float32(0))
-        np.maximum(weights, np.maximum(narrow, cv2.GaussianBlur(borders, (0, 0), SMOOTHING)), out=weights)
+        if smoothing:
+            narrow = np.where(sums <= NARROW_GAP + 1, borders, np.float32(0))
+            borders = np.maximum(narrow, cv2.GaussianBlur(borders, (0, 0), smoothing))
+        np.maximum(weights, borders, out=weights)
     return weights
 
 
@@ -129,6 +139,7 @@ def weight_map(
     *,
     border_weight: float = 10.0,
     border_sigma: float = 5.0,
+    smoothing: float = SMOOTHING,
 ) -> Weights:
     """Return the weight of every pixel (H, W): class balance plus border weights, 0 on ignore.
 
@@ -138,11 +149,15 @@ def weight_map(
     instances : (H, W) one id > 0 per object, or None for a mask without instances (then see `component_borders`).
     balance : one weight per class, see `class_balance`.
     border_weight : 0 leaves the class balance alone.
+    smoothing : of the weights between components.
     """
     weights = np.asarray(balance, dtype=np.float32).take(target, mode="clip")
     if border_weight > 0:
         settings = {"border_weight": border_weight, "border_sigma": border_sigma}
-        weights += component_borders(target, **settings) if instances is None else border_weights(instances, **settings)
+        if instances is None:
+            weights += component_borders(target, **settings, smoothing=smoothing)
+        else:
+            weights += border_weights(instances, **settings)
     weights[target < 0] = 0
     return weights
 

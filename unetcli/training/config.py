@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.dataset.augmentation import AugmentationSettings
+from unetcli.dataset.weightmap import SMOOTHING
 from unetcli.errors import UsageError
 from unetcli.training.optimization import LEARNING_RATES, OPTIMIZERS, SCHEDULES
 
@@ -30,6 +31,8 @@ class Recipe:
         alike (inverse frequency), 0 leaves their frequencies.
     dice_weight : of the soft Dice in the loss of instances, beside the weighted cross-entropy; 0 leaves it out. It
         gains Dice where there are border weights; masks of classes go without, as it sharpens probabilities.
+    border_smoothing : in pixels, over which border weights between components spread to both sides; 0 leaves them on
+        the background.
     """
 
     optimizer: str
@@ -42,13 +45,16 @@ class Recipe:
     cuda_batch_pixels: int
     smallest_share: float
     dice_weight: float
+    border_smoothing: float
 
 
 RECIPES = {
-    "default": Recipe("muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 12 * 388**2, 0.1, 1.0),
+    "default": Recipe(
+        "muon", "cosine", LEARNING_RATES["muon"], 1.0, 0.99, 0.2, 196**2, 12 * 388**2, 0.1, 1.0, SMOOTHING
+    ),
     # Section 3 says: SGD, momentum 0.99, a batch of one large tile, dropout, class balance. It leaves open the learning
     # rate, its schedule and the rate of dropout: the first two are chosen so that it converges, 0.5 is in the release.
-    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 0, 1.0, 0.0),
+    "paper": Recipe("sgd", "constant", LEARNING_RATES["sgd"], 0.0, 0.0, 0.5, 0, 0, 1.0, 0.0, 0.0),
 }
 
 

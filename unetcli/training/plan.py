@@ -112,7 +112,7 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
         task=coding.task,
         augmentation=Augmentation(settings, patch_size=patch_size, output_size=output_size),
         shift=settings.shift,
-        weighting=Weighting(weights, config.border_weight, config.border_sigma),
+        weighting=Weighting(weights, config.border_weight, config.border_sigma, recipe.border_smoothing),
         seed=config.seed,
     )
     trainer = Trainer(
