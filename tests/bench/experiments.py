@@ -4,10 +4,12 @@
 
 Trains on one thread each, several at a time, on folds of what the data set has for training: pages 0 to 19 of a folder
 with ``train-volume.tif``, or the images that ``split.csv`` does not hold out. With ``--patches`` in place of the time,
-a GPU sees in minutes what two CPU cores see in a day. Prints a row of a Markdown table for each change: mean and SD over
-the folds of the last validation, in Dice, cross-entropy and the steps that were made; of two classes the best threshold
-and the Dice there as well, of the stack V_rand (the mean over eight turns and flips, as one gap in a membrane moves it
-by 0.01), that of their mean, V_info, and the pixel error, and of instances PQ.
+a GPU sees in minutes what two CPU cores see in a day.
+
+Prints a row of a Markdown table for each change: mean and SD over the folds of the last validation, in Dice,
+cross-entropy and the steps that were made; of two classes the best threshold and the Dice there as well, of the stack
+V_rand (the mean over eight turns and flips, as one gap in a membrane moves it by 0.01), that of their mean, V_info, and
+the pixel error, and of instances PQ.
 """
 
 import argparse
