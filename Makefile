@@ -30,8 +30,9 @@ demo: $(READY)
 	@echo "Masks of the test images   demo/masks/"
 	@echo "Their scores               demo/scores.csv, demo/scores.json"
 
+# As many processes as cores, four at most: each computes with several threads at times.
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) -n auto --maxprocesses 4 --dist worksteal
 
 slow: $(READY)
 	$(PYTEST) -m slow

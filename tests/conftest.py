@@ -1,15 +1,15 @@
 """Fixtures for every test."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
 import pytest
 from hypothesis import settings
+
+import unetcli  # noqa: F401  # sets what must be set before torch and albumentations are imported
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("default", deadline=None, max_examples=30)
