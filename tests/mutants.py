@@ -129,7 +129,7 @@ DEFECTS = (
            "np.float32(2 * border_sigma)",
            "dataset/test_weightmap.py::TestBorderWeights::test_equal_one_distance_map_per_cell_on_discs"),
     Defect("wide borders on the background only", "dataset/weightmap.py",
-           "cv2.GaussianBlur(borders, (0, 0), smoothing)", "borders",
+           "cv2.GaussianBlur(borders, (0, 0), border_smoothing)", "borders",
            "dataset/test_weightmap.py::TestComponentBorders::test_spread_over_both_sides_of_a_wider_one"),
     Defect("no gap to the held-out region", "training/split.py", "held + strip", "held",
            "training/test_split.py::test_regions_share_no_labelled_pixel_and_keep_a_gap"),

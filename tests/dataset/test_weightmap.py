@@ -179,7 +179,7 @@ class TestComponentBorders:
     @pytest.mark.parametrize("smoothing", [3.0, 0.0])
     @given(small_instances)
     def test_equal_their_slow_twin(self, smoothing, target):
-        found = component_borders(target, smoothing=smoothing)
+        found = component_borders(target, border_smoothing=smoothing)
         expected = oracles.component_borders_per_component(target, smoothing)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -188,7 +188,7 @@ class TestComponentBorders:
         found = component_borders(target)
         np.testing.assert_allclose(found, oracles.component_borders_per_component(target), rtol=1e-4, atol=1e-5)
         assert found[target == 1].any()
-        assert not component_borders(target, smoothing=RECIPES["paper"].border_smoothing)[target == 1].any()
+        assert not component_borders(target, border_smoothing=RECIPES["paper"].border_smoothing)[target == 1].any()
 
     @pytest.mark.parametrize("gap", [1, 2])
     def test_weigh_a_narrow_gap_as_a_ridge(self, gap):

@@ -55,13 +55,13 @@ class Weighting:
     ----------
     class_balance : weight of each class.
     border_weight, border_sigma : w0 and sigma, in pixels; a border weight of 0 leaves the class balance alone.
-    smoothing : in pixels, of the weights between components of masks without instances.
+    border_smoothing : in pixels, of the weights between components of masks without instances.
     """
 
     class_balance: tuple[float, ...]
     border_weight: float = 10.0
     border_sigma: float = 5.0
-    smoothing: float = SMOOTHING
+    border_smoothing: float = SMOOTHING
 
     def __call__(self, labels: NDArray[np.int32], task: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the target (H, W) and the weight (H, W) of each of its pixels."""
@@ -72,7 +72,7 @@ class Weighting:
             np.asarray(self.class_balance, dtype=np.float32),
             border_weight=self.border_weight,
             border_sigma=self.border_sigma,
-            smoothing=self.smoothing,
+            border_smoothing=self.border_smoothing,
         )
         return target, weights
 

@@ -70,13 +70,12 @@ def border_weights(instances: Labels, *, border_weight: float = 10.0, border_sig
     border_sigma : sigma of the paper, in pixels.
     """
     reach = REACH_IN_SIGMAS * border_sigma
-    sums = _sum_of_two_distances(*_objects_apart(instances, reach), reach)
-    sums[instances != 0] = np.inf
+    sums = _sum_of_two_distances(*_objects_apart(instances, reach), instances == 0, reach)
     return _ridge(sums, border_weight, border_sigma)
 
 
 def component_borders(
-    target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0, smoothing: float = SMOOTHING
+    target: Labels, *, border_weight: float = 10.0, border_sigma: float = 5.0, border_smoothing: float = SMOOTHING
 ) -> Weights:
     """Return border weights (H, W) for a mask without instances: between the components of one class.
 
@@ -92,7 +91,7 @@ def component_borders(
     ----------
     target : (H, W) class indices, 0 background, negative ignored.
     border_weight, border_sigma : see `border_weights`.
-    smoothing : standard deviation of the Gaussian in pixels; 0 leaves all weights on the background.
+    border_smoothing : standard deviation of the Gaussian in pixels; 0 leaves all weights on the background.
     """
     weights = np.zeros(target.shape, dtype=np.float32)
     for number in range(1, int(target.max(initial=0)) + 1):
@@ -101,12 +100,11 @@ def component_borders(
         if len(left) < 2:
             continue
         boxes = np.stack([top, top + height, left, left + width], axis=1)
-        sums = _sum_of_two_distances(components, boxes, REACH_IN_SIGMAS * border_sigma)
-        sums[target != 0] = np.inf
+        sums = _sum_of_two_distances(components, boxes, target == 0, REACH_IN_SIGMAS * border_sigma)
         borders = _ridge(sums, border_weight, border_sigma)
-        if smoothing:
+        if border_smoothing:
             narrow = np.where(sums <= NARROW_GAP + 1, borders, np.float32(0))
-            borders = np.maximum(narrow, cv2.GaussianBlur(borders, (0, 0), smoothing))
+            borders = np.maximum(narrow, cv2.GaussianBlur(borders, (0, 0), border_smoothing))
         np.maximum(weights, borders, out=weights)
     return weights
 
@@ -139,7 +137,7 @@ def weight_map(
     *,
     border_weight: float = 10.0,
     border_sigma: float = 5.0,
-    smoothing: float = SMOOTHING,
+    border_smoothing: float = SMOOTHING,
 ) -> Weights:
     """Return the weight of every pixel (H, W): class balance plus border weights, 0 on ignore.
 
@@ -149,13 +147,13 @@ def weight_map(
     instances : (H, W) one id > 0 per object, or None for a mask without instances (then see `component_borders`).
     balance : one weight per class, see `class_balance`.
     border_weight : 0 leaves the class balance alone.
-    smoothing : of the weights between components.
+    border_smoothing : of the weights between components.
     """
     weights = np.asarray(balance, dtype=np.float32).take(target, mode="clip")
     if border_weight > 0:
         settings = {"border_weight": border_weight, "border_sigma": border_sigma}
         if instances is None:
-            weights += component_borders(target, **settings, smoothing=smoothing)
+            weights += component_borders(target, **settings, border_smoothing=border_smoothing)
         else:
             weights += border_weights(instances, **settings)
     weights[target < 0] = 0
@@ -170,8 +168,8 @@ def _ridge(sums: Weights, border_weight: float, border_sigma: float) -> Weights:
     return weights
 
 
-def _sum_of_two_distances(objects: Labels, boxes: NDArray[Any], reach: float) -> Weights:
-    """Return d1 + d2 (H, W) where it is at most `reach`, infinity everywhere else and on the objects.
+def _sum_of_two_distances(objects: Labels, boxes: NDArray[Any], background: NDArray[np.bool_], reach: float) -> Weights:
+    """Return d1 + d2 (H, W) on the background where it is at most `reach`, infinity everywhere else.
 
     Each object's distances are computed in its bounding box, grown as far as the pixels there need it, and merged into
     the two smallest so far: exact, no stack of one map per object, and cheap because objects are small.
@@ -180,9 +178,10 @@ def _sum_of_two_distances(objects: Labels, boxes: NDArray[Any], reach: float) ->
     ----------
     objects : (H, W) 1, 2, ... n, 0 elsewhere.
     boxes : (n, 4) of each: top, bottom, left, right.
+    background : (H, W), none of it on an object.
     """
     sums = np.full(objects.shape, np.inf, dtype=np.float32)
-    wanted = _wanted(objects, math.ceil(reach) - 1)  # d2 <= reach - d1 <= reach - 1
+    wanted = _wanted(objects, background, math.ceil(reach) - 1)  # d2 <= reach - d1 <= reach - 1
     if not wanted:
         return sums
     nearest, second = sums, sums.copy()
@@ -198,17 +197,17 @@ def _sum_of_two_distances(objects: Labels, boxes: NDArray[Any], reach: float) ->
                 break
     # squares are whole: OpenCV's roots differ in the last bit with the alignment
     sums = np.sqrt(np.rint(np.square(nearest))) + np.sqrt(np.rint(np.square(second)))
-    sums[(sums > reach) | (objects != 0)] = np.inf
+    sums[(sums > reach) | ~background] = np.inf
     return sums
 
 
-def _wanted(objects: Labels, reach: int) -> list[tuple[int, NDArray[np.uint8]]]:
+def _wanted(objects: Labels, background: NDArray[np.bool_], reach: int) -> list[tuple[int, NDArray[np.uint8]]]:
     """Return background pixels with two objects around, sorted by how far boxes must grow to hold both; largest first.
 
     Two objects within a square of ``2 * near + 1`` pixels are no farther than ``near * sqrt(2)``.
     """
     highest, lowest = _numbers(objects)
-    found, rest, before = [], objects == 0, 0
+    found, rest, before = [], background.copy(), 0
     for near in [*(near for near in SQUARES if near < reach), reach]:
         kernel = np.ones((2 * (near - before) + 1,) * 2, np.uint8)
         highest, lowest, before = cv2.dilate(highest, kernel), cv2.erode(lowest, kernel), near
