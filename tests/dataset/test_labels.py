@@ -1,17 +1,18 @@
 """From masks to labels and back, and what is told from the values of all masks."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.labels import IGNORE, LabelCoding, unpacked
 from unetcli.dataset.maskvalues import MaskValues, count_values
-from unetcli.errors import InputError, ModelFileError, Problems, UnetWarning, UsageError
+from unetcli.errors import InputError, ModelFileError, Problems, UnetError, UnetWarning, UsageError
 
 RNG = np.random.default_rng(0)
 
@@ -72,7 +73,7 @@ def test_colors_become_classes_with_black_as_background() -> None:
     indices = RNG.integers(0, 3, (20, 20))
     mask = colors[indices]
     coding = detect_coding(values_of(mask))
-    assert coding.kind == coding.opened_as == "colors"
+    assert (coding.kind, coding.opened_as) == ("colors", "mask colors")
     assert coding.classes == ("background", "#0000ff", "#ff0000")
     written = coding.encode(coding.decode(mask))
     assert written.dtype == np.uint8
@@ -136,6 +137,33 @@ def test_pieces_touch_at_corners() -> None:
     assert values_of(np.eye(6, dtype=np.uint8)[::2])[0].pieces.tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_pieces_of_large_masks_are_counted_where_something_is_drawn(corner: tuple[int, int]) -> None:
+    masks = []
+    for count in (12, 9):
+        y, x = (2900 * place for place in corner)
+        masks.append(np.zeros((3000, 3000), np.uint16))
+        masks[-1][y : y + 48, x : x + 48] = cells(count)
+    assert detect_coding(values_of(*masks)).task == "instances"
+    assert detect_coding(values_of(*masks), "instances").task == "instances"
+
+
+def test_what_is_ignored_hides_no_objects_of_large_masks() -> None:
+    masks = [np.pad(cells(count, side=64), (0, 4000), constant_values=255) for count in (40, 50)]
+    assert detect_coding(values_of(*masks), ignore=255).task == "instances"
+
+
+def test_where_no_piece_was_looked_at_nothing_speaks_against_a_task() -> None:
+    numbers, counts = np.arange(6), np.full(6, 100)
+    masks = [MaskValues(Path("m.tif"), numbers[:ids], counts[:ids], np.zeros(ids, np.int64)) for ids in (6, 5)]
+    for task in ("semantic", "instances"):
+        assert detect_coding(masks, task).task == task
+    assert detect_coding(masks, usual="instances").task == "instances"
+    with pytest.raises(InputError, match="classes or instances") as error:
+        detect_coding(masks)
+    assert "--task" in str(error.value.hint)
+
+
 def test_a_task_against_the_evidence_is_refused() -> None:
     with pytest.raises(InputError, match="max 12") as error:
         detect_coding(values_of(cells(12), cells(7)), "semantic")
@@ -162,6 +190,56 @@ def test_blurred_masks_are_refused_all_of_them() -> None:
     with pytest.raises(InputError, match=r"m0\.jpg.*has 3 values"):
         detect_coding([count_values(blocky, Path("m0.jpg"), lossy=True)])
     assert detect_coding([count_values(speckled(0, 255), Path("m0.jpg"), lossy=True)]).values == (0, 255)
+
+
+def with_rare(*values: int) -> np.ndarray:
+    """Return a mask of two common values, the first given, with rows of specks of the others."""
+    mask = np.zeros((90, 60), np.uint8)
+    mask[:40] = values[0]
+    for number, value in enumerate(values[1:]):
+        mask[45 + 3 * number, ::5] = value
+    return mask
+
+
+def test_real_classes_are_no_blur() -> None:
+    grays = with_rare(36, 73, 109, 146, 182, 219, 255)
+    assert len(detect_coding(values_of(grays, grays[::-1])).values) == 8
+    colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128],
+                       [128, 128, 128], [64, 0, 0], [192, 0, 0]], np.uint8)  # fmt: skip
+    drawn = colors[with_rare(*range(1, 10))]
+    assert len(detect_coding(values_of(drawn, drawn[::-1])).values) == 10
+
+
+def test_what_was_said_to_be_classes_is_no_blur() -> None:
+    ids = np.pad(with_rare(*range(5, 105, 7), 111), 2)  # next to each other, as blur leaves them, too
+    masks = values_of(ids, ids[::-1])
+    with pytest.raises(Problems, match="lossless") as error:
+        detect_coding(masks)
+    assert "--task semantic" in str(error.value.problems[0].hint)
+    found = masks[0].values.tolist()
+    assert detect_coding(masks, "semantic").values == tuple(found)
+    names = [f"class {value}" for value in found]
+    assert detect_coding(masks, classes=names).classes == tuple(names)
+    assert detect_coding(masks, declared=list(zip(found, names, strict=True))).classes == tuple(names)
+    with pytest.raises(Problems, match="lossless"):
+        detect_coding(masks, classes=["background", "cell"])  # says that there are not so many
+    lossy = values_of(ids, ids[::-1], lossy=True)
+    with pytest.raises(Problems, match="lossless") as error:
+        detect_coding(lossy, "semantic")
+    assert "--task" not in str(error.value.problems[0].hint)
+
+
+@pytest.mark.parametrize("color", [False, True], ids=["gray", "color"])
+@pytest.mark.parametrize("scale", [2, 1 / 3, 5])
+def test_resizing_with_smoothing_is_refused(scale: float, color: bool) -> None:
+    import cv2
+
+    y, x = np.mgrid[:300, :300]
+    discs = (np.hypot(y % 60 - 30, x % 60 - 30) < 21).astype(np.uint8) * 255
+    drawn = np.dstack([discs, discs // 2, discs * 0]) if color else discs
+    smooth = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else 1)
+    with pytest.raises(InputError, match="lossless"):
+        detect_coding(values_of(smooth))
 
 
 def test_many_small_instances_are_not_taken_for_a_blurred_mask() -> None:
@@ -317,6 +395,109 @@ def test_decoding_what_was_encoded_gives_the_labels(coding: LabelCoding, seed: i
         written = np.array(coding.colormap, np.uint8)[written]  # as a palette file is shown
     np.testing.assert_array_equal(coding.decode(written), labels)
     assert LabelCoding.from_json(json.loads(json.dumps(coding.to_json()))) == coding
+
+
+def kept(coding: LabelCoding) -> LabelCoding:
+    """Return a coding as it comes out of a model file."""
+    return LabelCoding.from_json(json.loads(json.dumps(coding.to_json())))
+
+
+PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
+
+
+@st.composite
+def masks_to_detect(draw: st.DrawFn) -> list[MaskValues]:
+    """Return masks of a data set in one of the forms in which files come."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = draw(st.lists(st.integers(0, draw(st.sampled_from([2, 255, 70000]))), min_size=1, max_size=12))
+    lowest = draw(st.sampled_from([0, 0, -1]))
+    drawn = [
+        np.array([lowest, *values], np.int64)[generator.integers(0, len(values) + 1, (6, 6))]
+        for _ in range(draw(st.integers(1, 3)))
+    ]
+    form = draw(st.sampled_from(["numbers", "palette", "long palette", "colors"]))
+    if form == "colors":
+        return values_of(*(np.dstack([mask % 256, mask % 7, mask % 3]).astype(np.uint8) for mask in drawn))
+    colormap = {"palette": PALETTE, "long palette": PALETTE * 1000}.get(form)
+    if colormap is not None:
+        drawn = [mask.clip(0).astype(np.uint16) for mask in drawn]
+    return values_of(*drawn, colormap=colormap)
+
+
+@pytest.mark.filterwarnings("ignore::unetcli.errors.UnetWarning")
+@settings(max_examples=300)
+@given(
+    masks_to_detect(),
+    st.sampled_from(["auto", "semantic", "instances"]),
+    st.sampled_from([None, 0, 1, 2, 255, -1, -(2**40), 2**31, "#000000", "#010101", "#1ffffff"]),
+    st.none() | st.lists(st.sampled_from(["background", "cell", "", "n" * 201, "c"]), min_size=2, max_size=4),
+    st.none() | st.lists(st.tuples(st.integers(0, 2) | st.just(2**31), st.sampled_from("ab") | st.just("n" * 201))),
+)
+def test_every_coding_that_is_detected_can_be_kept_in_a_model(
+    masks: list[MaskValues],
+    task: str,
+    ignore: int | str | None,
+    classes: list[str] | None,
+    declared: list[tuple[int, str]] | None,
+) -> None:
+    try:
+        coding = detect_coding(masks, task, ignore=ignore, classes=classes, declared=declared)
+    except UnetError:
+        return
+    assert kept(coding) == coding
+
+
+def test_what_is_ignored_need_not_be_in_the_palette() -> None:
+    for masks in (values_of(speckled(0, 1, 2), colormap=PALETTE), values_of(speckled(0, 1, 2, 255), colormap=PALETTE)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnetWarning)
+            coding = detect_coding(masks, ignore=255)
+        assert coding.palette is not None
+        assert coding.palette[:3] == PALETTE
+        assert kept(coding) == coding
+
+
+def test_palettes_may_differ_in_what_is_ignored() -> None:
+    mask = speckled(0, 1, 255)
+    masks = [*values_of(mask, colormap=PALETTE), *values_of(mask.T, colormap=(*PALETTE, *[(9, 9, 9)] * 253))]
+    coding = detect_coding(masks, ignore="255")
+    assert (coding.kind, coding.values, coding.ignore) == ("values", (0, 1), 255)
+    assert detect_coding(masks).kind == "colors"
+
+
+def test_indices_beyond_the_palette_are_black() -> None:
+    mask = speckled(0, 1, 2, 5)
+    coding = detect_coding(values_of(mask, mask.T, colormap=PALETTE))
+    assert coding.values == (0, 1, 2, 5)
+    assert coding.palette == (*PALETTE, *[(0, 0, 0)] * 3)
+    turned = values_of(mask, colormap=PALETTE[:1] + PALETTE[:0:-1])
+    assert detect_coding([*values_of(mask, colormap=PALETTE), *turned]).values == (0, 0x00FF00, 0xFF0000)
+
+
+@pytest.mark.parametrize("ignore", ["#1ffffff", "256", "-1"])
+def test_a_color_that_cannot_be_is_not_ignored(ignore: str) -> None:
+    mask = np.array([[0, 0, 0], [255, 0, 0]], np.uint8)[speckled(0, 1)]
+    with pytest.raises(UsageError, match=ignore):
+        detect_coding(values_of(mask), ignore=ignore)
+
+
+def test_the_only_background_cannot_be_ignored() -> None:
+    with pytest.raises(InputError, match="0 is ignored") as error:
+        detect_coding(values_of(speckled(0, 255)), ignore=0)
+    assert "--ignore" in str(error.value.hint)
+    assert detect_coding(values_of(speckled(0, 1, 255)), ignore=0).values == (1, 255)
+
+
+def test_names_that_a_model_cannot_keep() -> None:
+    masks = values_of(speckled(0, 1, 2))
+    with pytest.raises(UsageError, match=r"nnn\.\.\. has 201 characters"):
+        detect_coding(masks, classes=["a", "b", "n" * 201])
+    with pytest.raises(InputError, match=r"nnn\.\.\. has 201 characters"):
+        detect_coding(masks, declared=[(0, "background"), (1, "a"), (2, "n" * 201)])
+    with pytest.raises(InputError, match="cell and nucleus are both 1"):
+        detect_coding(values_of(speckled(0, 1)), declared=[(0, "background"), (1, "cell"), (1, "nucleus")])
+    with pytest.raises(InputError, match="300 classes"):
+        detect_coding(masks, declared=[(value, f"class {value}") for value in range(300)])
 
 
 @pytest.mark.parametrize(

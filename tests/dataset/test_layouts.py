@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from datasets import LAYOUTS, NUMBERS, cellpose, image, mask, nnunet, save, write_pairs
 
+from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import Pairing, find_pairs
-from unetcli.dataset.survey import load_pair, survey
+from unetcli.dataset.survey import survey
 from unetcli.errors import InputError, Problems
 
 

@@ -8,8 +8,9 @@ import tifffile
 from datasets import save
 
 from unetcli.cli import run
+from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import find_pairs, match_files
-from unetcli.dataset.survey import load_pair, survey
+from unetcli.dataset.survey import survey
 from unetcli.errors import InputError, UnetError, UnetWarning, UsageError
 
 nibabel = pytest.importorskip("nibabel")

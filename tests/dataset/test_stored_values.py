@@ -5,8 +5,9 @@ import pytest
 import tifffile
 
 from unetcli.cli import run
+from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import collect_pairs
-from unetcli.dataset.survey import load_pair, survey
+from unetcli.dataset.survey import survey
 
 
 @pytest.mark.parametrize("kind", ["bool", "uint8"])

@@ -2,7 +2,9 @@
 
 import json
 import os
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from PIL import Image
 
 from unetcli.dataset.examination import pixel_hash
 from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import collect_pairs, find_pairs
-from unetcli.dataset.survey import Survey, load_pair, survey
+from unetcli.dataset.survey import Survey, survey
 from unetcli.dataset.table import class_rows, summary_rows
 from unetcli.errors import InputError, Problems, UnetWarning, UsageError
 from unetcli.images import intensity_range
@@ -111,6 +114,22 @@ def test_objects_of_a_file_each_are_merged(tmp_path: Path) -> None:
     save(next((tmp_path / "stage1_train/0a7f/masks").iterdir()), mask(0)[:-1])
     with pytest.raises(InputError, match=r"24x20|24x19"):
         surveyed(tmp_path).check()
+
+
+def test_an_image_with_one_object_is_read_like_those_with_several(tmp_path: Path) -> None:
+    """What is gray at its rim belongs to it."""
+    folder_per_image(tmp_path)
+    masks = sorted((tmp_path / "stage1_train/0a7f/masks").iterdir())
+    for path in masks[1:]:
+        path.unlink()
+    rim = mask(0)
+    rim[4, 6:9] = 90, 120, 200
+    save(masks[0], rim)
+    found = surveyed(tmp_path)
+    found.check()
+    assert found.objects == (1, 3, 4, 5)
+    _, _, labels = load_pair(found.pairs[0], found.coding)
+    np.testing.assert_array_equal(labels, rim > 0)
 
 
 def test_all_problems_come_together_and_the_rest_is_known(folder: Path) -> None:
@@ -226,6 +245,53 @@ def test_palette_masks_keep_their_colors(folder: Path) -> None:
     assert coding.values == (0, 2)
     assert coding.palette is not None
     assert coding.palette[2] == (255, 128, 0)
+
+
+def save_indices(path: Path, indices: np.ndarray, colors: list[tuple[int, int, int]]) -> None:
+    """Write a PNG whose palette is as short as `colors`."""
+    header = struct.pack(">IIBBBBB", indices.shape[1], indices.shape[0], 8, 3, 0, 0, 0)
+    rows = zlib.compress(np.pad(indices.astype(np.uint8), ((0, 0), (1, 0))).tobytes())
+    chunks = [(b"IHDR", header), (b"PLTE", bytes(np.array(colors, np.uint8))), (b"IDAT", rows), (b"IEND", b"")]
+    data = [
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
+
+
+def test_indices_may_lie_beyond_a_short_palette(folder: Path) -> None:
+    drawn = [np.minimum(mask(number), 1) for number in NUMBERS]
+    for number in NUMBERS:
+        drawn[number][10:, 12:] = 255
+        save_indices(folder / f"masks/n{number}.png", drawn[number], [(0, 0, 0), (128, 0, 0)])
+    found = surveyed(folder, ignore=255)
+    found.check()
+    assert (found.coding.values, found.coding.ignore) == ((0, 1), 255)
+    np.testing.assert_array_equal(load_pair(found.pairs[1], found.coding)[2], drawn[1].astype(np.uint8).view(np.int8))
+
+
+@pytest.mark.parametrize("levels", [2, 4, 16, 256])
+def test_palettes_that_are_gray_may_contradict_those_of_other_masks(levels: int, folder: Path) -> None:
+    ramp = [(gray, gray, gray) for gray in np.linspace(0, 255, levels).astype(int)]
+    for number in NUMBERS:
+        inside = mask(number) > 0
+        palette = ramp[::-1] if number == 2 else ramp
+        save_indices(folder / f"masks/n{number}.png", (inside ^ (number == 2)) * (levels - 1), palette)
+    found = surveyed(folder)
+    found.check()
+    assert (found.coding.kind, found.coding.values) == ("colors", (0, 0xFFFFFF))
+    for number in NUMBERS:
+        np.testing.assert_array_equal(load_pair(found.pairs[number], found.coding)[2], mask(number) > 0)
+
+
+def test_masks_where_white_is_zero_may_be_among_masks_in_color(folder: Path) -> None:
+    for number in NUMBERS[:2]:
+        (folder / f"masks/n{number}.png").unlink()
+        tifffile.imwrite(folder / f"masks/n{number}.tif", mask(number), photometric="miniswhite")
+    for number in NUMBERS[2:]:
+        save(folder / f"masks/n{number}.png", np.dstack([mask(number), mask(number), mask(number) * 0]))
+    found = surveyed(folder)
+    found.check()
+    np.testing.assert_array_equal(load_pair(found.pairs[0], found.coding)[2] > 0, mask(0) > 0)
 
 
 def test_rgb_masks_become_classes(folder: Path) -> None:

@@ -409,3 +409,164 @@ def test_probabilities_of_every_class(tmp_path, capsys):
     assert code == 0
     assert {row["metrics"]["dice"] for row in found["rows"]} == {1}
     assert any("likeliest class" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [(np.nan, "no finite numbers"), (np.inf, "no finite numbers"), (100, "from 0 to 100"), (-1, "from -1 to 0.98")],
+)
+def test_one_pixel_of_a_large_map_that_is_no_probability_is_seen(tmp_path, capsys, last, message):
+    ramp = np.linspace(0, 0.99, 40_000, dtype=np.float32).reshape(200, 200)
+    save(tmp_path / "t.tif", (ramp > 0.4) * np.uint8(255))
+    save(tmp_path / "p.tif", ramp)
+    assert evaluate(tmp_path / "p.tif", tmp_path / "t.tif", "-q") == 0
+    ramp[-1, -1] = last
+    save(tmp_path / "p.tif", ramp)
+    assert evaluate(tmp_path / "p.tif", tmp_path / "t.tif") == 3
+    assert message in capsys.readouterr().err
+
+
+def test_one_pixel_of_a_large_map_that_is_no_whole_number_is_seen(tmp_path, capsys):
+    numbers = np.arange(40_000, dtype=np.float32).reshape(200, 200)
+    save(tmp_path / "t.tif", (numbers > 0) * np.uint8(255))
+    numbers[-1, -1] += 0.5
+    save(tmp_path / "p.tif", numbers)
+    assert evaluate(tmp_path / "p.tif", tmp_path / "t.tif") == 3
+    assert "neither classes nor probabilities" in capsys.readouterr().err
+
+
+def test_class_indices_that_share_a_value_with_the_truth_are_no_guess(tmp_path, capsys):
+    indices = (CELLS % 3).astype(np.uint8)
+    save(tmp_path / "t.png", np.array([0, 1, 3], np.uint8)[indices])
+    save(tmp_path / "p.png", indices)
+    assert evaluate(tmp_path / "p.png", tmp_path / "t.png", "--task", "semantic") == 3
+    assert "has the values 2, which the truth does not have (it has 0, 1, 3)" in capsys.readouterr().err
+    save(tmp_path / "p.png", np.array([0, 0, 2], np.uint8)[indices])  # nothing but the third class
+    code, found = document(capsys, tmp_path / "p.png", tmp_path / "t.png", "--task", "semantic", "--metrics", "dice")
+    assert code == 0
+    assert {row["class"]: row["metrics"]["dice"] for row in found["rows"]} == {"1": 0, "3": 1, "mean": 0.5}
+
+
+AFFINE = np.diag([0.5, 0.5, 2, 1])
+
+
+def nifti(path, mask, affine):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(np.stack([mask, mask]).transpose(2, 1, 0), affine), path)
+    return path
+
+
+def test_a_prediction_that_lies_mirrored_in_space_is_refused(tmp_path, capsys):
+    flipped = AFFINE @ np.array([[1, 0, 0, 0], [0, -1, 0, 39], [0, 0, 1, 0], [0, 0, 0, 1]])
+    truth = nifti(tmp_path / "t.nii", BINARY, AFFINE)
+    assert evaluate(nifti(tmp_path / "p.nii", BINARY[::-1], flipped), truth) == 3
+    err = capsys.readouterr().err
+    assert "p.nii: its rows run in other directions in space than those of its truth" in err
+    assert "affine" in err
+    moved = AFFINE.copy()
+    moved[0, 3] = 20
+    assert evaluate(nifti(tmp_path / "p.nii", BINARY, moved), truth) == 0
+    assert "p.nii: lies elsewhere in space than its truth" in capsys.readouterr().err
+
+
+def test_what_a_data_set_says_of_its_masks_holds_for_the_truth(tmp_path, capsys):
+    labels = {"background": 0, "cell": 1, "ignore": 2}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".png"}))
+    for case in "ab":
+        truth = BINARY.copy()
+        truth[:, 25:] = 2
+        save(tmp_path / "data" / "labelsTr" / f"{case}.png", truth)
+        for channel in range(2):
+            save(tmp_path / "data" / "imagesTr" / f"{case}_000{channel}.png", (SHIFTED * 20).astype(np.uint8))
+        save(tmp_path / "p" / f"{case}.png", np.where(truth == 2, 0, truth).astype(np.uint8))
+    code, found = document(
+        capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice,pixel_error", "--overlays", tmp_path / "o"
+    )
+    assert (code, found["task"]) == (0, "binary")
+    assert {row["class"] for row in found["rows"]} == {"cell"}
+    assert all(row["metrics"] == {"dice": 1, "pixel_error": 0} for row in found["rows"])
+
+
+@pytest.mark.parametrize("ending", ["", "_pred", "_xyz", "_xyz_pred"])
+def test_predictions_have_the_names_of_the_images_of_a_data_set_or_of_its_masks(tmp_path, capsys, ending):
+    for name, mask in (("cat", BINARY), ("dog", BINARY[::-1])):
+        save(tmp_path / "data" / "images" / f"{name}.tif", (SHIFTED * 20).astype(np.uint8))
+        save(tmp_path / "data" / "masks" / f"{name}_xyz.tif", mask * np.uint8(255))
+        save(tmp_path / "p" / f"{name}{ending}.tif", mask * np.uint8(255))
+    code, found = document(capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice")
+    assert code == 0
+    assert {row["name"]: row["metrics"]["dice"] for row in found["rows"]} == {"cat": 1, "dog": 1}
+
+
+def test_several_masks_per_image_are_no_truth(tmp_path, capsys):
+    for name in "ab":
+        save(tmp_path / "data" / name / "images" / f"{name}.png", (SHIFTED * 20).astype(np.uint8))
+        for number in (1, 2):
+            save(tmp_path / "data" / name / "masks" / f"{number}.png", (number == CELLS) * np.uint8(255))
+        save(tmp_path / "p" / f"{name}.png", CELLS.astype(np.uint8))
+    assert evaluate(tmp_path / "p", tmp_path / "data") == 3
+    assert "has a mask for each object of an image (2 of " in capsys.readouterr().err
+
+
+def test_pieces_of_a_mask_are_counted_without_what_is_ignored(tmp_path, capsys):
+    truth = np.zeros((5, 31), np.uint8)
+    truth[1:4, ::5] = 1
+    truth = truth * np.arange(31, dtype=np.uint8)  # objects 5, 10, ... 30
+    truth[0] = 255
+    save(tmp_path / "t.tif", truth)
+    scores = []
+    for beyond in (0, 1):
+        prediction = (truth > 0) * np.uint8(1)
+        prediction[0] = beyond  # joins all objects where it is 1
+        save(tmp_path / "p.tif", prediction)
+        code, found = document(
+            capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--task", "instances", "--ignore", 255, "--metrics", "f1"
+        )
+        assert code == 0
+        scores.append(found["rows"][0]["metrics"]["f1"])
+    assert scores == [1, 1]
+
+
+def test_a_limit_of_no_class_is_found_before_anything_is_scored(instances, capsys):
+    arguments = [instances / "predicted", instances / "truth", "--dry-run"]
+    assert evaluate(*arguments, "--fail-under", "dice[object]=0.5") == 0
+    assert evaluate(*arguments, "--fail-under", "dice[cell]=0.5", "--fail-over", "pixel_error[mean]=0.5") == 2
+    err = capsys.readouterr().err
+    assert "there is no class 'cell'" in err
+    assert "there is no class 'mean'" in err
+    assert "there are object" in err
+
+
+def test_colors_that_the_truth_lacks_are_listed_with_all_files_before_scoring(tmp_path, capsys):
+    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)
+    classes = (CELLS % 3).astype(np.uint8)
+    for name in "ab":
+        save(tmp_path / "t" / f"{name}.png", colors[classes])
+        save(tmp_path / "p" / f"{name}.png", (colors // 2)[classes])
+    assert evaluate(tmp_path / "p", tmp_path / "t", "--dry-run") == 3
+    err = capsys.readouterr().err
+    for name in "ab":
+        assert f"{name}.png: has the values #00007f, #7f0000, which the truth does not have" in err
+    for name in "ab":
+        save(tmp_path / "p" / f"{name}.png", classes)  # numbers are no colors
+    assert evaluate(tmp_path / "p", tmp_path / "t", "--dry-run") == 3
+    assert len(re.findall("^error: .*#010101, #020202", capsys.readouterr().err, re.M)) == 2
+
+
+@pytest.mark.parametrize("truth", [BINARY, CELLS])
+def test_colors_are_no_prediction_of_numbers(tmp_path, capsys, truth):
+    save(tmp_path / "t.tif", truth)
+    save(tmp_path / "p.png", BINARY[..., None] * np.array([1, 0, 0], np.uint8))
+    assert evaluate(tmp_path / "p.png", tmp_path / "t.tif", "--dry-run") == 3
+    assert "p.png: has colors, the truth has numbers" in capsys.readouterr().err
+
+
+def test_dry_run_makes_no_folder(instances, tmp_path):
+    targets = {"--overlays": "o", "--csv": "c/rows.csv", "--report": "r/report.html"}
+    before = sorted(tmp_path.rglob("*"))
+    options = [part for option, name in targets.items() for part in (option, tmp_path / "new" / name)]
+    assert evaluate(instances / "predicted", instances / "truth", "--dry-run", *options) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert evaluate(instances / "predicted", instances / "truth", "--dry-run", "--json", tmp_path / "j" / "d.json") == 0
+    assert json.loads((tmp_path / "j" / "d.json").read_text())["cases"] == 3

@@ -29,9 +29,10 @@ def image_of(labels, seed):
 def save_small_model(path, coding, trained=()):
     """A network with random weights, whose prediction is wrong but not empty."""
     torch.manual_seed(1)
-    network = build_network("unet", channels=1, classes=2, features=2, depth=1)
-    arguments = {"features": 2, "depth": 1}
-    save_model(path, network, describe(arguments, coding=coding, training={"images": list(trained)}))
+    classes = len(coding.classes)
+    network = build_network("unet", channels=1, classes=classes, features=2, depth=1)
+    training = {"images": list(trained)}
+    save_model(path, network, describe({"features": 2, "depth": 1}, coding=coding, classes=classes, training=training))
     return path
 
 
@@ -80,6 +81,14 @@ def test_images_that_were_trained_on_are_a_warning(data, tmp_path, capsys):
     assert "were used to train" not in document(capsys, data / "binary", "-m", clean)[2]
 
 
+def test_images_that_any_of_several_models_was_trained_on_are_a_warning(data, tmp_path, capsys):
+    models = []
+    for number in range(2):
+        seen = pixel_hash(image_of(np.roll(IDS, number, axis=0), number)[..., None])[:16]
+        models += ["-m", save_small_model(tmp_path / f"{number}.safetensors", BINARY, [seen])]
+    assert "2 of 3 images were used to train" in document(capsys, data / "binary", *models)[2]
+
+
 def test_other_channels_than_the_models_are_refused_before_work(data, tmp_path, capsys):
     model = save_small_model(tmp_path / "m.safetensors", BINARY)
     tifffile.imwrite(data / "binary/images/c1.tif", np.zeros((44, 52, 3), np.uint8) + IDS[..., None].astype(np.uint8))
@@ -117,6 +126,36 @@ def test_a_prediction_is_compared_with_that_of_a_model(data, tmp_path, capsys):
     )
     assert code == 0
     assert found["comparison"]["dice"]["cell"]["difference"] < 0
+
+
+def test_a_compared_prediction_is_read_as_the_model_knows_the_classes(data, tmp_path, capsys):
+    coding = LabelCoding("semantic", (0, 1, 2), ("background", "a", "b"))
+    model = save_small_model(tmp_path / "m.safetensors", coding)
+    for number in range(3):
+        mask = (tifffile.imread(data / f"binary/masks/c{number}.tif") > 0) * np.uint8(2)  # nothing but b
+        for path in (data / f"binary/masks/c{number}.tif", tmp_path / f"other/c{number}.tif"):
+            path.parent.mkdir(exist_ok=True)
+            tifffile.imwrite(path, mask)
+    code, found, _ = document(
+        capsys, data / "binary", "-m", model, "--compare", tmp_path / "other", "--metrics", "dice"
+    )
+    assert code == 0
+    difference = found["comparison"]["dice"]["b"]
+    assert difference["n"] == 3
+    assert difference["difference"] == pytest.approx(found["summary"]["dice"]["b"]["mean"] - 1)
+
+
+def test_how_a_compared_prediction_is_read_is_said(data, tmp_path, capsys):
+    model = save_small_model(tmp_path / "m.safetensors", BINARY)
+    for number in range(3):
+        path = tmp_path / f"other/c{number}.tif"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, (tifffile.imread(data / f"binary/masks/c{number}.tif") > 0) * np.uint8(1))
+    code, found, err = document(capsys, data / "binary", "-m", model, "--compare", tmp_path / "other")
+    assert code == 0
+    said = f"{tmp_path / 'other'}: the prediction's 1 is read as the truth's 255 (cell)"
+    assert said in found["notes"]
+    assert said in err
 
 
 def test_a_stack_and_its_masks_are_one_case(data, tmp_path, capsys):

@@ -3,10 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from unetcli.evaluation.evaluate import PageJob, Rules, choose_metrics, evaluate, missed, parse_limit, with_comparison
 from unetcli.evaluation.records import LabelledPage, worst_cases
 from unetcli.evaluation.scoring import score_page
+from unetcli.metrics import METRICS
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0]], np.int32)
 PREDICTION = np.array([[0, 1, 1, 1], [0, 0, 1, 0], [2, 0, 0, 0]], np.int32)
@@ -77,6 +81,34 @@ def test_ignored_pixels_count_nowhere():
     result = run([page([[1, -1, 0]], [[1, 1, 0]])], metrics="pixel_error,dice,f1")
     assert result.rows[0].metrics == {"pixel_error": 0, "dice": 1, "f1": 1}
     assert result.matrix.sum() == 2
+
+
+def test_objects_end_where_pixels_are_ignored():
+    for between in (0, 1):  # one object or two are predicted, where nobody knows
+        result = run([page([[1, -1, 1]], [[1, between, 1]])], metrics="f1,pq,aji,seg,det")
+        assert set(result.rows[0].metrics.values()) == {1}
+
+
+@given(st.data(), st.sampled_from(["binary", "classes", "instances", "membranes"]), st.tuples(*[st.integers(1, 8)] * 2))
+def test_what_is_predicted_where_pixels_are_ignored_changes_no_score(data, task, shape):
+    labels = arrays(np.int32, shape, elements=st.integers(0, 2 if task in ("classes", "instances") else 1))
+    shares = arrays(np.float32, shape, elements=st.floats(0, 1, width=32))
+    hidden = data.draw(arrays(bool, shape))
+    truth = np.where(hidden, -1, data.draw(labels))
+    prediction, elsewhere, probability, also = (data.draw(each) for each in (labels, labels, shares, shares))
+    classes = ("background", "a", "b") if task == "classes" else ("background", "a")
+    one, other = (
+        score_page(
+            page(truth, shown, probability=share if task == "membranes" else None), task, classes, [*METRICS.values()]
+        )
+        for shown, share in (
+            (prediction, probability),
+            (np.where(hidden, elsewhere, prediction), np.where(hidden, also, probability)),
+        )
+    )
+    for row, same in zip(one.rows, other.rows, strict=True):
+        assert row.metrics == pytest.approx(same.metrics, nan_ok=True)
+    np.testing.assert_array_equal(one.matrix, other.matrix)
 
 
 def test_probabilities_go_to_the_membrane_scores_only():

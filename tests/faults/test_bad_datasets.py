@@ -169,7 +169,7 @@ CASES = [
     Case("DS14-type", cells(image=one(1, good_image, IMAGE.astype(np.float32))), DRY, 0,
          [r"16-bit uint16 \(3\), 32-bit float32 \(1\): each file is scaled by itself"]),
     Case("DS15", cells(1), REAL, 0, ["a quarter of each of 1 images, apart by a gap .optimistic"], outputs=WRITTEN),
-    Case("DS16", cells(2), [*REAL, "--validation", "0.2"], 0, ["validation: 2 images, a quarter of each"],
+    Case("DS16", cells(2), [*REAL, "--validation", "0.2"], 0, ["validation: 1 image, 1 of 2 files, drawn with seed 0"],
          outputs=WRITTEN),
     Case("DS17", odd(0, lambda folder: shutil.copy(folder / "images/c0.tif", folder / "images/c1.tif")),
          [*DRY, "--validation", "c1"], 0, ["warning: identical images in training and validation.*c0, c1"]),

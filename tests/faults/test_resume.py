@@ -20,13 +20,14 @@ from faults.harness import FAST, check_form
 from faults.test_resources import small_disk, text, wait_for
 
 from unetcli.cli import run
+from unetcli.cli.train_options import resume_command
 from unetcli.dataset import samples
 from unetcli.errors import OutputError
 from unetcli.models.modelfile import load_model
 from unetcli.training import batches, loop, plan
 from unetcli.training import train as training
-from unetcli.training.runfolder import RunFolder
-from unetcli.training.state import PREVIOUS, STATE, load_state
+from unetcli.training.runfolder import PREVIOUS, STATE, RunFolder
+from unetcli.training.state import load_state
 
 EPOCHS = 4
 OPTIONS = ["--features", "4", "--depth", "2", "--patch-size", "84", "--threads", "1", "--workers", "0"]
@@ -127,6 +128,55 @@ def test_stopped_before_the_first_step(home, place, uninterrupted, monkeypatch):
     assert (load_model(place / "unet.safetensors")[2], history(place / "unet.run")) == uninterrupted
 
 
+def test_a_model_that_is_to_be_replaced_stays_until_there_is_a_better_one(home, place, monkeypatch):
+    arguments = ["train", str(home / "cells"), *OPTIONS, "-q"]
+    assert run([*arguments, "--epochs", "1"]) == 0
+    before = (place / "unet.safetensors").read_bytes()
+    command = sys.modules["unetcli.cli.train"]
+    told = command.Stop()
+    told.number = signal.SIGTERM
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "stopping_on_signals", lambda: contextlib.nullcontext(told))
+        assert run([*arguments, "--epochs", "2", "--seed", "1", "--overwrite"]) == 143
+    assert (place / "unet.safetensors").read_bytes() == before
+    assert run(["train", "--resume", "-q"]) == 0
+    assert (place / "unet.safetensors").read_bytes() != before
+    assert len(history(place / "unet.run")) == 2
+
+
+def test_the_model_that_a_training_started_from_may_be_gone(home, place, monkeypatch):
+    assert run(["train", str(home / "cells"), *OPTIONS, "--epochs", "1", "-q", "-o", "first.safetensors"]) == 0
+    arguments = ["train", str(home / "cells"), "--patch-size", "84", "--threads", "1", "--workers", "0", "-q"]
+    arguments += ["--init", "first.safetensors", "--freeze", "contracting", "--epochs", "3"]
+    assert run([*arguments, "-o", "whole.safetensors"]) == 0
+    with monkeypatch.context() as patched:
+        crash_after(patched, 1)
+        with pytest.raises(SystemExit):
+            run(arguments)
+    (place / "first.safetensors").unlink()
+    assert run(["train", "--resume", "-q"]) == 0
+    assert load_model(place / "unet.safetensors")[2] == load_model(place / "whole.safetensors")[2]
+
+
+def test_another_number_of_processes(interrupted, capsys, monkeypatch):
+    """Its steps would be others."""
+    state = load_state(interrupted / "unet.run")
+    state.chosen["processes"] = 4
+    training.save_state(interrupted / "unet.run", state)
+    assert run(["train", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "unet.run: the training began with 4 processes, now there are 1" in error
+    check_form(2, error)
+
+
+def test_a_glob_of_held_out_images_is_found_again(home, place):
+    shutil.copytree(home / "cells", place / "cells")
+    arguments = ["train", "cells", *OPTIONS, "--validation", "cells/images/c1*", "-q"]
+    assert run([*arguments, "--epochs", "1"]) == 0
+    assert run(["train", "--resume", "--epochs", "2", "-q"]) == 0
+    assert len(history(place / "unet.run")) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(10))
@@ -139,7 +189,9 @@ def test_a_finished_training(interrupted, uninterrupted, capsys):
     """RES24: nothing to do is no error; more epochs are a new phase; other options are named, all of them."""
     assert run(["train", "cells", "--resume", "-q"]) == 0
     assert run(["train", "cells", "--resume"]) == 0
-    assert "already 4/4 epochs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "already 4/4 epochs, those are all: nothing is left to do" in said
+    assert "this will take about 0 s" in said
     assert load_model(interrupted / "unet.safetensors")[2] == uninterrupted[0]
 
     assert run(["train", "cells", "--resume", "--epochs", "3", "--features", "8", "--seed", "1"]) == 2
@@ -430,6 +482,26 @@ def test_folds(home, place, capsys):
     assert [fold["weights_sha256"] for fold in again["folds"]] == [fold["weights_sha256"] for fold in document["folds"]]
     assert run(["train", str(home / "cells"), *FAST, "--folds", "5", "--overwrite"]) == 2
     assert "4 images do not make 5 folds" in capsys.readouterr().err
+
+
+def test_folds_beside_a_training_of_the_same_name(home, place, capsys):
+    """Each is continued as what it is."""
+    arguments = ["train", str(home / "cells"), *FAST]
+    assert run([*arguments, "--folds", "2", "-q"]) == 0
+    folds = [load_model(place / f"unet.fold{fold}.safetensors")[2] for fold in (1, 2)]
+    assert run([*arguments, "--resume"]) == 0  # nothing of this name yet: it begins
+    assert "nothing to continue" in capsys.readouterr().err
+    model = load_model(place / "unet.safetensors")[2]
+    shutil.rmtree("unet.fold2.run")
+    (place / "unet.fold2.safetensors").unlink()
+    assert run([*arguments, "--folds", "2", "--resume", "-q"]) == 0
+    assert [load_model(place / f"unet.fold{fold}.safetensors")[2] for fold in (1, 2)] == folds
+    assert load_model(place / "unet.safetensors")[2] == model
+    (place / "unet.fold1.safetensors").unlink()
+    assert run([*arguments, "--folds", "2", "--dry-run", "-q"]) == 5
+    assert resume_command({"data": ["cells"], "output": "unet.safetensors", "folds": 2}) == (
+        "unet train cells --resume --folds 2"
+    )
 
 
 def test_an_error_in_the_middle_of_a_step_leaves_the_last_whole_epoch(interrupted, uninterrupted, monkeypatch):

@@ -141,6 +141,23 @@ def test_stores(place, scheduler, kind, counted):
     assert not Path(f"{kind}.zarr", KEY).exists()
 
 
+@pytest.mark.parametrize("output", ["objects.tif", "objects.zarr"])
+def test_masks_of_objects(place, scheduler, output, monkeypatch, counted):
+    """Objects are known when their page is done, so this process writes; a restart goes on all the same."""
+    options = ("--min-size", "30", "--fill-holes", "--objects", "objects.csv")
+    assert infer("semantic", "single.tif", *options) == 0
+    assert not same("one.tif", "single.tif")
+    if output.endswith(".zarr"):
+        with monkeypatch.context() as patched:
+            fail_after(patched, ROWS - 2)
+            assert infer("semantic", output, *options, "--cluster", scheduler[0]) == 6
+        counted.update(predicted=0, taken=0)
+    assert infer("semantic", output, *options, "--cluster", scheduler[0]) == 0
+    assert counted["predicted"] + counted["taken"] == ROWS
+    assert (counted["taken"] > 0) == output.endswith(".zarr")
+    assert same("single.tif", output)
+
+
 def test_chunks_belong_to_one_task(place, scheduler):
     import zarr
 
@@ -261,7 +278,16 @@ def test_processes_where_no_cores_are_assigned(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert cluster._local_processes(None) == (2, 1)
+    assert cluster._local_processes(None, None) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cards", "expected"),
+    [(None, 16, 0, (4, 4)), (None, 16, 3, (3, 5)), (0, 16, 3, (3, 5)), (2, 16, 3, (2, 8)), (5, 2, 0, (5, 1))],
+)
+def test_processes_that_were_asked_for(monkeypatch, workers, threads, cards, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert cluster._local_processes(workers, threads) == expected
 
 
 @pytest.mark.slow

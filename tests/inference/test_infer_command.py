@@ -1,18 +1,22 @@
 """``unet infer`` with a model made by hand, whose result is known: geometry, sizes, memory, thresholds, types."""
 
 import csv
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
 import tifffile
 import torch
-from handmade import write_model
+from handmade import describe, write_model
 from oracles import objects_of
 
 from unetcli.cli import run
+from unetcli.dataset.labels import LabelCoding
 from unetcli.images import open_image
-from unetcli.models import unet
+from unetcli.models import build_network, unet
+from unetcli.models.modelfile import read_description, save_model
 
 DARK, BRIGHT = 20, 200
 
@@ -216,3 +220,120 @@ def test_tiles_that_are_far_too_small_are_named(place, capsys):
     assert "hint: tiles of 44 pixels write only 4 of them; --tile auto is many times faster" in error(capsys)
     assert run([*command, "--tile", "100"]) == 0
     assert "hint" not in error(capsys)
+
+
+@pytest.mark.parametrize("name", ["scan.tif", "-"])
+def test_selected_pages_are_scaled_like_the_whole_file(place, name, monkeypatch):
+    """Also from a pipe: what is bright on a dark page alone is dark in the stack."""
+    stack = np.stack([drawn(40, 50), drawn(40, 50, seed=1) // 5])
+    tifffile.imwrite("scan.tif", stack, photometric="minisblack")
+    if name == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((place / "scan.tif").read_bytes())))
+    assert infer(name, "m.tif", "mask", "--pages", "1") == 0
+    assert not tifffile.imread("m.tif").any()
+
+
+@pytest.mark.parametrize("damage", ["size", "pixels"])
+def test_selected_pages_of_a_file_whose_others_cannot_be_used(place, damage, capsys):
+    with tifffile.TiffWriter("scan.tif") as file:
+        for page in (drawn(40, 50), drawn(40, 50 if damage == "pixels" else 30, seed=1)):
+            file.write(page, photometric="minisblack", compression="zlib", rowsperstrip=40)
+    if damage == "pixels":
+        with tifffile.TiffFile("scan.tif") as file:
+            begin, count = file.pages[1].dataoffsets[0], file.pages[1].databytecounts[0]
+        content = bytearray((place / "scan.tif").read_bytes())
+        content[begin : begin + count] = bytes(count)
+        (place / "scan.tif").write_bytes(content)
+    command = ["infer", "scan.tif", "-o", "m.tif", "-m", "mask.safetensors", "--precision", "fp32", "--pages", "0"]
+    assert run(command) == 0
+    assert_found(tifffile.imread("m.tif"), drawn(40, 50), "mask")
+    assert "the selected pages alone decide how bright is bright" in error(capsys)
+
+
+@pytest.mark.parametrize("options", [("--min-size", "20"), ("--fill-holes",), ("--min-size", "20", "--fill-holes")])
+@pytest.mark.parametrize("output", ["mask", "classes", "instances"])
+def test_small_objects_leave_the_mask_too(place, output, options, monkeypatch):
+    """The mask, the table, the outlines and the figures are of the same objects, page by page and in bands."""
+    monkeypatch.setattr("unetcli.inference.instances.BAND", 400)
+    stack = drawn(2, 90, 70)
+    stack[:, 30:40, 30:40], stack[:, 33:37, 33:37] = BRIGHT, DARK
+    tifffile.imwrite("scan.tif", stack, photometric="minisblack")
+    more = ("--output-kind", output, *options, "--objects", "o.csv", "--tile", "60", "--json", "r.json")
+    assert infer("scan.tif", "m.tif", "mask", *more) == 0
+    mask = tifffile.imread("m.tif")
+    wanted = {"min_size": 20 if "20" in options else 0, "fill_holes": "--fill-holes" in options}
+    bright = (stack == BRIGHT).astype(np.uint8)
+    expected = np.stack([objects_of(page, give_back_ridges=False, **wanted) for page in bright])
+    assert not np.array_equal(expected > 0, bright)
+    if output != "instances":
+        expected = (expected > 0) * (255 if output == "mask" else 1)
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.dtype == (np.uint16 if output == "instances" else np.uint8)
+    with (place / "o.csv").open() as file:
+        areas = [int(row["area"]) for row in csv.DictReader(file)]
+    assert sum(areas) == (mask > 0).sum()
+    (told,) = json.loads((place / "r.json").read_text())["outputs"]
+    assert told["foreground"] == pytest.approx((mask > 0).mean())
+
+
+def test_classes_of_an_instance_model_are_those_of_its_objects(place):
+    image = drawn(90, 70)
+    tifffile.imwrite("scan.tif", image, photometric="minisblack")
+    assert infer("scan.tif", "c.tif", "instances", "--output-kind", "classes", "--min-size", "20") == 0
+    assert infer("scan.tif", "i.tif", "instances", "--min-size", "20") == 0
+    np.testing.assert_array_equal(tifffile.imread("c.tif"), tifffile.imread("i.tif") > 0)
+
+
+def test_a_mask_of_objects_goes_to_a_stream(place, capfdbinary):
+    image = drawn(90, 70)
+    tifffile.imwrite("scan.tif", image, photometric="minisblack")
+    assert infer("scan.tif", "m.tif", "mask", "--min-size", "20") == 0
+    assert infer("scan.tif", "-", "mask", "--min-size", "20") == 0
+    assert capfdbinary.readouterr().out == (place / "m.tif").read_bytes()
+
+
+def test_options_without_effect_are_named(place, capsys):
+    tifffile.imwrite("scan.tif", drawn(40, 50), photometric="minisblack")
+    three = LabelCoding("semantic", (0, 1, 2), ("background", "a", "b"))
+    arguments = {"features": 2, "depth": 1}
+    network = build_network("unet", channels=1, classes=3, **arguments)
+    save_model(place / "three.safetensors", network, describe(arguments, classes=3, coding=three))
+
+    def said(*more, model="mask"):
+        assert run(["infer", "scan.tif", "-o", "m.tif", "-m", f"{model}.safetensors", *more]) == 0
+        return error(capsys)
+
+    idle = "warning: --min-size and --fill-holes are for objects"
+    for options in (("--min-size", "5"), ("--fill-holes",)):
+        assert idle in said("--output-kind", "probabilities", *options)
+        assert idle not in said("--output-kind", "probabilities", "--objects", "o.csv", *options)
+        assert idle not in said("--probabilities", "p.tif", *options)
+    assert "warning: --threshold is for two classes, the model has 3" in said("--threshold", "0.7", model="three")
+    assert "warning" not in said(model="three")
+    assert "warning" not in said("--threshold", "0.7")
+
+
+@pytest.mark.parametrize(
+    ("trained", "resolution", "unit", "differs"),
+    [
+        ((0.5, 0.5, "µm"), (2000, 2000), "mm", False),
+        ((0.5, 0.5, "µm"), (1000, 1000), "mm", True),
+        ((0.5, 0.5, "µm"), (10000, 10000), "cm", True),
+        ((0.5, 0.5, "µm"), (20000, 20000), "cm", False),
+        ((0.5, 0.5, "µm"), (2, 1), "um", True),
+        ((0.5, 0.5, "µm"), (1, 2), "um", True),
+        ((500, 500, "nm"), (2, 2), "um", False),
+        ((2, 2, "furlong"), (1, 1), "furlong", True),
+        ((2, 2, "furlong"), (1, 1), "um", False),
+        ((0, 0.5, "µm"), (2, 2), "um", True),
+    ],
+)
+def test_pixel_sizes_are_compared_across_units(place, capsys, trained, resolution, unit, differs):
+    """Resolution is pixels per unit, along x and along y."""
+    arguments = {"features": 2, "depth": 1}
+    network = build_network("unet", channels=1, classes=2, **arguments)
+    save_model(place / "sized.safetensors", network, describe(arguments, pixel_size=trained))
+    assert read_description(place / "sized.safetensors").pixel_size == trained
+    tifffile.imwrite("scan.tif", drawn(40, 50), imagej=True, resolution=resolution, metadata={"unit": unit})
+    assert run(["infer", "scan.tif", "-o", "m.tif", "-m", "sized.safetensors"]) == 0
+    assert ("warning: scan.tif: its pixels are" in error(capsys)) == differs

@@ -2,6 +2,8 @@
 
 import csv
 import io
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from scipy import ndimage
 from skimage.measure import regionprops
 from skimage.segmentation import find_boundaries
 
+from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import OutputError
-from unetcli.images import ImageInfo, PixelSize
+from unetcli.images import ImageInfo, ImageWriter, PixelSize
 from unetcli.inference import instances
 from unetcli.inference.instances import FileRows, ObjectFinder
 from unetcli.inference.objecttable import ObjectsOutput
-from unetcli.inference.outputs import OUTLINE, OverlayOutput, PageResult
+from unetcli.inference.outputs import OUTLINE, ObjectClassesOutput, OverlayOutput, PageResult
+from unetcli.inference.records import Destinations
 
 
 def random_classes(seed, height, width, share, grain, classes):
@@ -127,7 +131,9 @@ def test_overlays_are_drawn_in_bands(tmp_path, monkeypatch, pages):
     classes = random_classes(1, 60, 43, 0.5, 3, 2)
     found = found_in_bands(classes, [7], monkeypatch, 200, give_back_ridges=False)
     pixels = np.random.default_rng(0).random((60, 43, 1), np.float32)
-    output = OverlayOutput(tmp_path / "o.png", info_of(60, 43, pages))
+    paths = Destinations(tmp_path / "m.tif", overlay=tmp_path / "o.png").overlays(pages)
+    writer = partial(ImageWriter, like=info_of(60, 43), dtype=np.uint8, channels=3, kind="overlay")
+    output = OverlayOutput([writer(path) for path in paths])
     for page in range(pages):
         output.write_page(PageResult(page, found, pixels, lambda part: part))
     written = sorted(path.name for path in tmp_path.iterdir())
@@ -136,6 +142,22 @@ def test_overlays_are_drawn_in_bands(tmp_path, monkeypatch, pages):
     outlines = find_boundaries(ids_of(found), mode="inner", connectivity=1)
     np.testing.assert_array_equal((picture == OUTLINE).all(axis=2), outlines)
     np.testing.assert_array_equal(picture[~outlines], (pixels[~outlines] ** 0.7 * 255).astype(np.uint8).repeat(3, 1))
+
+
+def test_masks_of_objects_are_written_in_bands(monkeypatch):
+    """Every pixel has the value of its object's class, also in holes that were filled."""
+    classes = random_classes(1, 60, 43, 0.5, 3, 3)
+    options = {"min_size": 9, "fill_holes": True, "give_back_ridges": False}
+    found = found_in_bands(classes, [7], monkeypatch, 200, **options)
+    assert len(set(found.classes)) == 3
+    written = []
+    coding = LabelCoding("semantic", (0, 50, 7, 255), ("background", "a", "b", "c"))
+    writer = SimpleNamespace(write_rows=written.append)
+    ObjectClassesOutput(writer, coding.encode).write_page(PageResult(0, found, None, None))
+    assert len(written) > 10
+    ids = objects_of(classes, **options)
+    values = [0, *(coding.values[kind] for kind in found.classes)]
+    np.testing.assert_array_equal(np.concatenate(written), np.array(values)[ids])
 
 
 def test_the_table_has_a_row_per_object(monkeypatch):

@@ -147,10 +147,22 @@ def test_ignored_pixels_have_no_say(pair, data):
     truth, prediction = pair
     ignored = data.draw(arrays(bool, truth.shape))
     for metric in METRICS.values():
-        if metric.takes != "membranes":  # there the prediction outside the true cells still parts the image
-            one = metric(truth, prediction, ignored=ignored)
-            other = metric(truth ^ ignored, prediction & ~ignored, ignored=ignored)
-            assert one == pytest.approx(other, nan_ok=True), metric.name
+        one = metric(truth, prediction, ignored=ignored)
+        other = metric(truth ^ ignored, prediction & ~ignored, ignored=ignored)
+        assert one == pytest.approx(other, nan_ok=True), metric.name
+
+
+def test_warping_error_is_a_share_of_the_counted_pixels():
+    truth, ignored = np.ones((4, 6), bool), np.zeros((4, 6), bool)
+    prediction = truth.copy()
+    prediction[1, 1] = False  # a hole, which no warp makes
+    ignored[:, 3:] = True
+    metric = METRICS["warping_error"]
+    assert metric(truth, prediction, ignored=ignored) == pytest.approx(1 / 12)
+    nothing = metric.prepare(truth, prediction, ignored=np.ones_like(ignored))
+    assert math.isnan(metric.score(nothing))
+    assert metric.pooled([nothing, metric.prepare(truth, prediction, ignored=ignored)]) == pytest.approx(1 / 12)
+    assert math.isnan(metric.pooled([nothing, nothing]))
 
 
 @given(masks)

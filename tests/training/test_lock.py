@@ -1,10 +1,12 @@
 """One training at a time owns a run folder, whatever became of those before."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,19 @@ def test_what_a_killed_process_left_is_taken_over(tmp_path, dead, left):
         owned_by(tmp_path / f".lock.tmp-{socket.gethostname()}-{dead}", dead)
     with RunFolder(tmp_path).lock():
         assert {path.name for path in tmp_path.iterdir()} == {"lock"}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell when a process began")
+def test_a_number_that_passed_to_another_process_is_no_owner(tmp_path):
+    """As in a container that was started again, where the same command gets the same number."""
+    owned_by(tmp_path / "lock", os.getpid())
+    owner = json.loads((tmp_path / "lock/owner.json").read_text())
+    with pytest.raises(OutputError, match="is in use by pid"), RunFolder(tmp_path).lock():
+        pass
+    (tmp_path / "lock/owner.json").write_text(json.dumps({**owner, "began": "1"}))
+    with RunFolder(tmp_path).lock():
+        pass
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from unetcli.inference.predict import TileSize
 from unetcli.models import build_network, geometry_of
 from unetcli.models.container import tensors_sha256
 from unetcli.models.device import Device
+from unetcli.training import loop
 from unetcli.training.config import RECIPES
 from unetcli.training.loop import Trainer
 from unetcli.training.records import EpochRecord, Limits, StepRecord
@@ -133,6 +134,22 @@ def test_time_ends_the_training_and_the_schedule():
     assert trainer.history[-1].seconds <= 210
 
 
+def test_time_that_is_too_short_for_two_validations_goes_to_steps(monkeypatch):
+    clock, validate = Clock(), loop.validate
+
+    def long_validation(*arguments, **options):
+        clock.now += 30
+        return validate(*arguments, **options)
+
+    monkeypatch.setattr(loop, "validate", long_validation)
+    trainer = trainer_of(limits=Limits(None, 100.0, None), clock=clock)
+    records = list(trainer.run())
+    assert [record.epoch for record in records if isinstance(record, EpochRecord)] == [1, 2]
+    assert trainer.history[-1].learning_rate < 0.05 * trainer.recipe.learning_rate
+    assert 95 <= trainer.history[-1].seconds <= 105
+    assert all(record.step <= record.steps for record in records if isinstance(record, StepRecord))
+
+
 def test_a_time_too_short_for_an_epoch_still_gives_a_model():
     trainer = trainer_of(limits=Limits(None, 3.0, None), clock=Clock())
     list(trainer.run())
@@ -196,6 +213,16 @@ def test_no_memory_at_all_is_an_error():
     short_of_memory(trainer.network, 0)
     with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="with 1 patch of 84 pixels"):
         list(trainer.run())
+
+
+def test_a_scale_that_cannot_be_found_is_divergence_too():
+    """In fp16 the first gradients may overflow until the scale is small enough."""
+    trainer = trainer_of()
+    trainer.device = replace(CPU, precision="fp16")
+    for step in range(39):
+        trainer._count_bad_steps(np.inf, 1, step)
+    with pytest.raises(DivergedError):
+        trainer._count_bad_steps(np.inf, 1, 40)
 
 
 def test_a_gradient_that_is_not_finite_counts_as_none():

@@ -6,8 +6,11 @@ import tifffile
 import torch
 from training.test_loop import trainer_of
 
-from unetcli.dataset.pairs import find_pairs
+from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.pairs import Pair, find_pairs
+from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import survey
+from unetcli.errors import InputError
 from unetcli.models import build_network
 from unetcli.models.device import Device, move_network, training_layout
 from unetcli.training import plan, processes
@@ -58,6 +61,60 @@ def test_workers_share_the_cores_of_a_machine(device, cores, processes_here, wor
     monkeypatch.setattr(processes, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes_here)
     assert plan.default_workers(Device(device, "bf16", "test")) == workers
+
+
+def stack_of(folder, pages):
+    tifffile.imwrite(folder / "train-volume.tif", pages, photometric="minisblack")
+    masks = np.zeros(pages.shape, np.uint8)
+    masks[:, :20, :30] = 255
+    tifffile.imwrite(folder / "train-labels.tif", masks, photometric="minisblack")
+    return masks
+
+
+def planned(found, folder, **options):
+    arguments = {"features": 2, "depth": 1}
+    return plan.plan(
+        TrainConfig(folder / "no.safetensors", arguments=arguments, epochs=1, device="cpu", **options), found
+    )[1]
+
+
+def test_pages_that_are_held_out_do_not_take_part_in_the_normalization(tmp_path):
+    pages = np.random.default_rng(0).integers(50, 100, (5, 64, 64)).astype(np.uint8)
+    ranges = []
+    for bright in (1, 2):
+        stack_of(tmp_path, np.concatenate([pages[:3], pages[3:] * bright]))
+        trainer = planned(survey(find_pairs(tmp_path)), tmp_path, validation="3-4")
+        ranges.append({sample.intensity for sample in trainer.dataset.samples})
+        assert {sample.intensity.high for sample in trainer.held_out} == {(99.0 * bright,)}  # as they are predicted
+    assert len(ranges[0]) == 1
+    assert ranges[0] == ranges[1]
+
+
+def test_what_is_held_out_must_be_labelled(tmp_path):
+    masks = stack_of(tmp_path, np.random.default_rng(0).integers(50, 100, (5, 64, 64)).astype(np.uint8))
+    masks[3] = 7
+    tifffile.imwrite(tmp_path / "train-labels.tif", masks, photometric="minisblack")
+    found = survey(find_pairs(tmp_path), ignore=7)
+    with pytest.raises(InputError, match=r"nothing is labelled in what is held out .*validation 3"):
+        planned(found, tmp_path, validation="3")
+    planned(found, tmp_path, validation="3-4")
+
+
+def test_an_image_too_large_to_be_kept_takes_no_room_from_the_others(tmp_path, monkeypatch):
+    pairs = []
+    for number, side in enumerate((200, 30, 30)):
+        files = [tmp_path / f"{kind}{number}.tif" for kind in ("image", "mask")]
+        for file in files:
+            tifffile.imwrite(file, np.zeros((side, side), np.uint8))
+        pairs.append(Pair(str(number), (files[0],), (files[1],), page=0))
+    monkeypatch.setattr("unetcli.dataset.samples.usable_memory", lambda: 40_000)
+    coding = LabelCoding("semantic", (0, 255), ("background", "foreground"))
+    for here, kept in (("1", {1, 2}), ("2", {1}), ("8", set())):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        cache = SampleCache(pairs, coding)
+        for number in range(3):
+            assert cache[number].name == str(number)
+        assert set(cache.kept) == kept
 
 
 def test_patches_are_weighted_as_the_recipe_says(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from unetcli.cli import run
 from unetcli.dataset.pairs import find_pairs
-from unetcli.dataset.survey import survey
+from unetcli.dataset.survey import Survey, survey
 from unetcli.inference.outputs import OUTLINE
 from unetcli.training.config import TrainConfig
 from unetcli.training.plan import plan
@@ -47,6 +47,16 @@ def test_rows_go_from_least_to_most_foreground_with_one_empty_image_at_most(tmp_
     pictures, _ = drawn(tmp_path)
     assert [row.name for row in pictures.rows[1:]] == ["n2", "n4", "n0"]
     assert pictures.rows[0].name in ("n1", "n3", "n5")
+
+
+def test_foreground_is_counted_once_for_all_images(tmp_path, monkeypatch):
+    for number in range(9):
+        write(tmp_path, "held" if not number else f"n{number}", disc(2 + number))
+    counted = []
+    count = Survey.foreground_shares.fget
+    monkeypatch.setattr(Survey, "foreground_shares", property(lambda survey: counted.append(survey) or count(survey)))
+    drawn(tmp_path)
+    assert len(counted) == 1
 
 
 def test_panels_are_alike_in_size_and_show_outlines(tmp_path):

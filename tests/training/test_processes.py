@@ -101,7 +101,7 @@ def test_a_killed_process_ends_all_and_the_training_can_go_on(cells, tmp_path):
         again.wait(60)
     log = (tmp_path / "log").read_text()
     assert f"continues after epoch {done}/100000" in log
-    assert "resume with: unet train" in log
+    assert "resume with: torchrun --nproc-per-node 2 -m unetcli train" in log
 
 
 def rank_of(pid):

@@ -24,6 +24,17 @@ def record_of(epoch, **changed):
     return EpochRecord(**{**values, **changed})
 
 
+def test_a_new_training_removes_the_files_of_the_one_before_and_no_others(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_history([record_of(1)])
+    folder.write_config({})
+    folder.write_page("page")
+    for name in ("state.safetensors", "best.safetensors", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    folder.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_both_histories_say_the_same(tmp_path):
     history = [record_of(1), record_of(2), record_of(3, train_loss=math.inf)]
     RunFolder(tmp_path).write_history(history)

@@ -74,6 +74,7 @@ def test_fraction():
 
 def test_glob():
     assert split_pairs(files(12), "cell_1*").validation == (10, 11)
+    assert split_pairs(stack(24), "train-volume.tif[7]").validation == (7,)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,58 @@ def test_damaged_lists(tmp_path, content, words):
     with pytest.raises(InputError, match=words) as caught:
         split_pairs(files(12), str(path))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("line", ["b.tif", "b", "b.tif[0]\nb.tif[1]\nb.tif[2]"])
+def test_a_list_that_names_a_stack_holds_out_all_its_pages(tmp_path, line):
+    pairs = [*stack(3, "a"), *stack(3, "b"), *stack(3, "c")]
+    path = tmp_path / "list.txt"
+    path.write_text(line)
+    assert split_pairs(pairs, str(path)).validation == (3, 4, 5)
+
+
+def test_a_list_must_say_which_of_two_files_it_means(tmp_path):
+    pairs = [
+        Pair(f"{group}/1", (Path(f"{group}/images/1.tif"),), (Path(f"{group}/masks/1.tif"),), page=0) for group in "ABC"
+    ]
+    path = tmp_path / "list.txt"
+    path.write_text("1.tif\n")
+    with pytest.raises(InputError, match=r"1 names are those of several files: 1\.tif"):
+        split_pairs(pairs, str(path))
+    path.write_text("B/1\n")
+    assert split_pairs(pairs, str(path)).validation == (1,)
+
+
+def test_test_images_of_a_list_stay_out_of_training(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("id,split\ncell_03,val\ncell_04,test\ncell_05, Testing\ncell_06,train\n")
+    split = split_pairs(files(8), str(path))
+    assert split.validation == (3,)
+    assert split.training == (0, 1, 2, 6, 7)
+    path.write_text("id,split\ncell_03,val\ncell_04,dev\n")
+    with pytest.raises(InputError, match="has the split 'dev'"):
+        split_pairs(files(8), str(path))
+
+
+def test_a_folder_of_test_images_alone():
+    with pytest.raises(InputError, match="all 3 images belong to the test split"):
+        split_pairs(files(3, split="test"))
+
+
+@pytest.mark.parametrize(("number", "fraction", "held"), [(2, "0.5", 1), (3, "0.34", 1), (3, "0.7", 2), (4, "0.9", 3)])
+def test_a_fraction_that_is_asked_for_holds_out_whole_images(number, fraction, held):
+    split = split_pairs(files(number), fraction)
+    assert len(split.validation) == held
+    assert not split.by_region
+
+
+def test_one_image_shares_whatever_the_fraction():
+    assert split_pairs(files(1), "0.5").by_region
+
+
+def test_every_stack_keeps_a_page_to_train_on():
+    split = split_pairs([*stack(4, "a"), *stack(3, "b")], "0.9")
+    assert split.validation == (1, 2, 3, 5, 6)
 
 
 def test_the_folder_says_it():
@@ -165,6 +218,25 @@ def test_regions_share_no_labelled_pixel_and_keep_a_gap(height, width, gap):
     distance = np.abs(used_lines[:, None] - held_lines[None]).min()
     assert distance == min(gap, max(height, width) // 8) + 1
     np.testing.assert_array_equal(sample.labels, labels)
+
+
+@given(
+    top=st.integers(0, 30),
+    left=st.integers(0, 30),
+    height=st.integers(8, 40),
+    width=st.integers(8, 40),
+    gap=st.integers(0, 9),
+)
+def test_regions_of_a_partly_annotated_image_are_those_of_its_annotated_part(top, left, height, width, gap):
+    inner = np.random.default_rng(0).integers(0, 2, (height, width)).astype(np.int32)
+    labels = np.full((90, 80), -1, np.int32)
+    labels[top : top + height, left : left + width] = inner
+    intensity = IntensityRange((0.0,), (1.0,), (0.0,))
+    parts = hold_out_region(Sample("one", np.zeros((90, 80, 1)), intensity, labels), gap)
+    alone = hold_out_region(Sample("one", np.zeros((height, width, 1)), intensity, inner), gap)
+    for part, expected in zip(parts, alone, strict=True):
+        np.testing.assert_array_equal(part.labels[top : top + height, left : left + width], expected.labels)
+        assert (part.labels != -1).sum() == (expected.labels != -1).sum() > 0
 
 
 @given(number=st.integers(4, 60), folds=st.integers(2, 8), seed=st.integers(0, 3))

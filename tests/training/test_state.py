@@ -103,6 +103,19 @@ def test_a_larger_number_of_epochs_is_a_new_phase(tmp_path):
     assert rates[3] < rates[2]
 
 
+def test_patience_begins_anew_with_the_phase(tmp_path):
+    recipe = replace(RECIPES["default"], learning_rate=1e-30)  # no epoch is better than the first
+    trainer = trainer_of(limits=Limits(10, None, 2), recipe=recipe)
+    run_until(trainer, 1000)
+    assert (len(trainer.history), trainer.ending) == (3, "the last 2 were no better")
+    save_state(tmp_path, EMPTY.at(trainer))
+    longer = trainer_of(limits=Limits(20, None, 2), recipe=recipe)
+    restore(longer, load_state(tmp_path), tmp_path)
+    assert longer.share_left == pytest.approx(1 - 3 / 20)
+    run_until(longer, 1000)
+    assert len(longer.history) == 5
+
+
 def saved(folder, steps=(2, 4)):
     trainer = trainer_of()
     for number in steps:
@@ -120,6 +133,14 @@ def test_the_state_before_is_kept(tmp_path):
     with pytest.warns(UnetWarning, match="the training continues from the state before"):
         state = load_state(tmp_path)
     assert len(state.position["losses"]) == 2
+
+
+def test_a_damaged_state_does_not_take_the_place_of_the_one_before(tmp_path):
+    trainer = saved(tmp_path)
+    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:-1])
+    save_state(tmp_path, EMPTY.at(trainer))
+    (tmp_path / STATE).unlink()
+    assert len(load_state(tmp_path).position["losses"]) == 2
 
 
 def test_two_damaged_states_are_an_error(tmp_path):

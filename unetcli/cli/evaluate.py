@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,7 +105,7 @@ def evaluate(
     with console("evaluate", quiet=quiet, verbose=verbose, debug=debug, json_target=json_file) as shown:
         page_range = options.parse_pages(pages)
         check_arguments(truth, models, axes)
-        from unetcli.evaluation.evaluate import Rules, choose_metrics, parse_limit, with_comparison
+        from unetcli.evaluation.evaluate import Rules, check_limits, choose_metrics, parse_limit, with_comparison
 
         if metrics is not None:
             choose_metrics(metrics, "binary")  # a wrong name is found before any file is read
@@ -112,7 +113,7 @@ def evaluate(
         limits += [parse_limit(text, lower=False) for text in fail_over or ()]
         outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}
         named = [path for path in (prediction, truth, compare, *(models or ())) if path is not None]
-        protect_inputs(named, outputs, json_file)
+        protect_inputs(named, outputs, json_file, dry_run=dry_run)
         settings: dict[str, Any] = {"task": task, "pages": page_range, "ignore": ignore, "unit": unit}
         with tempfile.TemporaryDirectory(prefix="unet-") as folder:
             if models:
@@ -124,11 +125,16 @@ def evaluate(
                 assert truth is not None
                 inputs = given(prediction, truth, threads=threads, **settings)
             describe_inputs(shown, inputs)
+            check_limits(limits, inputs.classes)
             protect_files(named, inputs, overlays)
             others = None
             if compare is not None:
-                others = given(compare, truth or prediction, threads=threads, **settings)
+                others = given(compare, truth or prediction, threads=threads, like=inputs, **settings)
                 same_pages(inputs, others, compare)
+                read_as = [f"{compare}: {note}" for note in others.notes]
+                for note in read_as:
+                    shown.say(one_line(note))
+                inputs = replace(inputs, notes=(*inputs.notes, *read_as))
             chosen = choose_metrics(metrics, inputs.task)
             limited = [limit.metric for limit in limits if limit.metric.name not in {m.name for m in chosen}]
             rules = Rules(

@@ -12,17 +12,25 @@ if TYPE_CHECKING:
     from unetcli.training.train import Event, Trained
 
 
-def follow(shown: Console, events: "Iterator[Event]", decided: "Plan", best: "EpochRecord | None" = None) -> "Trained":
+def follow(
+    shown: Console,
+    events: "Iterator[Event]",
+    decided: "Plan",
+    best: "EpochRecord | None" = None,
+    *,
+    processes: int = 1,
+) -> "Trained":
     """Show a training as it goes: a bar on a terminal, a line per epoch everywhere; return its result.
 
     Parameters
     ----------
     best : the best epoch of a training that is continued.
+    processes : how many train together, each with a batch of its own.
     """
     from unetcli.training.records import EpochRecord, StepRecord
     from unetcli.training.train import Trained
 
-    left, speed = TimeLeft(), Speed(decided.batch_size)
+    left, speed = TimeLeft(), Speed(decided.batch_size * processes)
     of = f"/{decided.epochs}" if decided.epochs else ""
     with progress_bar(shown, "training", timed=False) as bar:
         for event in events:

@@ -11,9 +11,8 @@ import typer
 from unetcli.cli import options
 from unetcli.cli.console import Console, as_unet_error, console, one_line
 from unetcli.cli.jobs import STREAM, Job, check_cluster, check_streams, find_inputs, group_channels, plan_outputs
-from unetcli.cli.places import check_distinct
 from unetcli.cli.progress import progress_bar
-from unetcli.errors import PartialFailure, UsageError
+from unetcli.errors import PartialFailure, UsageError, warn
 
 if TYPE_CHECKING:
     from unetcli.images import ImageInfo
@@ -60,10 +59,18 @@ def infer(
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="A dask scheduler's HOST:PORT, or local for processes here.")
     ] = None,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave outputs that exist.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Skip images whose outputs all exist.")
+    ] = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Processes that --cluster local starts; else unused.  [default: from the cores]"
+        ),
+    ] = None,
     threads: options.Threads = None,
     pages: options.Pages = None,
     axes: options.Axes = None,
@@ -86,10 +93,9 @@ def infer(
         inputs = find_inputs(images)
         cases = group_channels(inputs, model_paths)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
-        jobs = plan_outputs(cases, output, extras, model_paths, dry_run=dry_run)
-        check_distinct((path for _, destinations in jobs for path in destinations.files), json_file)
+        jobs = plan_outputs(cases, output, extras, model_paths, json_file, dry_run=dry_run)
         if skip_existing:
-            jobs = [job for job in jobs if not (isinstance(job[1].main, Path) and job[1].main.exists())]
+            jobs = [job for job in jobs if not job[1].exist]
             shown.say_more(f"{len(cases) - len(jobs)} of {len(cases)} outputs exist already")
 
         from unetcli.inference.infer import Segmenter
@@ -116,12 +122,13 @@ def infer(
         if threshold == "auto":
             config = replace(config, threshold=segmenter.learned_threshold())
             shown.say(f"threshold: {config.threshold:g} (the best on validation)")
+        warn_of_idle_options(config, segmenter.description.classes, objects=overlay is not None or objects is not None)
         with ExitStack() as stack:
             processes = None
             if cluster is not None and not dry_run:
                 from unetcli.inference.cluster import open_cluster
 
-                processes = stack.enter_context(open_cluster(cluster, device=device, threads=threads))
+                processes = stack.enter_context(open_cluster(cluster, device=device, workers=workers, threads=threads))
                 shown.say(f"cluster: {processes.workers} workers at {cluster}")
             done, failures = segment_all(shown, segmenter, jobs, config, processes, dry_run=dry_run)
         shown.write_json(
@@ -140,6 +147,20 @@ def infer(
             raise PartialFailure(
                 f"{len(done)} of {len(jobs)} images done; failed: {names}", hint="the errors above say why"
             )
+
+
+def warn_of_idle_options(config: "InferConfig", classes: int, *, objects: bool) -> None:
+    """Warn of options that change nothing of what was asked for.
+
+    Parameters
+    ----------
+    classes : of the model.
+    objects : whether a table or an overlay is written.
+    """
+    if config.changes_objects and config.output_kind == "probabilities" and not objects:
+        warn("--min-size and --fill-holes are for objects: probabilities stay as they are")
+    if config.threshold != 0.5 and classes > 2:
+        warn(f"--threshold is for two classes, the model has {classes}: each pixel gets its likeliest class")
 
 
 def segment_all(
@@ -168,7 +189,7 @@ def segment_all(
             try:
                 sources = [sys.stdin.buffer if file == STREAM else Path(file) for file in files]
                 if dry_run:
-                    done.append(inspected(segmenter.inspect(sources, config), destinations))
+                    done.append(inspected(segmenter.inspect(sources, destinations, config), destinations))
                     say_done(shown, done[-1])
                     continue
                 for event in segmenter.segment(sources, destinations, config, size, cluster):

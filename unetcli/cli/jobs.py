@@ -7,9 +7,12 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from unetcli.cli.places import check_distinct
+from unetcli.dataset.names import is_hidden, split_extension
 from unetcli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
 
 STREAM = "-"
 ENDINGS = {"probabilities": ".tif", "overlay": ".png", "objects": ".csv"}
-READABLE = {
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".lsm", ".svs", ".ndpi", ".nii", ".gz", ".dcm",
-}  # fmt: skip
 CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")  # case_0000.png, case_0001.png: one file per channel, as nnU-Net names them
 
 Job: TypeAlias = "tuple[tuple[str, ...], Destinations]"  # the file of an image, or one per channel, and its outputs
@@ -77,8 +77,8 @@ def find_inputs(images: list[str]) -> list[str]:
             inside = sorted(
                 str(entry)
                 for entry in path.iterdir()
-                if not entry.name.startswith((".", "~$"))
-                and (is_image_folder(entry) or (entry.suffix.lower() in READABLE and entry.is_file()))
+                if not is_hidden(entry.name)
+                and (is_image_folder(entry) or (split_extension(entry.name)[1] and entry.is_file()))
             )
             if not inside:
                 raise InputError(
@@ -124,23 +124,45 @@ def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[
 def plan_outputs(
     cases: Sequence[tuple[str, ...]],
     output: str,
-    extras: dict[str, Path | None],
+    extras: dict[str, Any],
     models: list[Path],
+    document: str | None,
     *,
     dry_run: bool,
 ) -> "list[Job]":
     """Return where the results of each image go; all places are checked for writing.
 
+    Parameters
+    ----------
+    extras : the outputs beside the main one, by the names that `Destinations` gives them.
+    document : the JSON document, a result of all images.
+
     Raises
     ------
-    UsageError : a file for several images, two images of one name, an extension that cannot hold labels.
+    UsageError : a file for several images, two results in one file, an extension that cannot hold labels.
     OutputError : a place cannot be written.
     """
     from unetcli.images import check_format, check_writable
+    from unetcli.inference.records import place_of
+
+    read = [Path(path) for files in cases for path in files if path != STREAM] + models
+    jobs = _name_outputs(cases, output, extras)
+    for _, destinations in jobs:
+        for path in destinations.images:
+            check_format(path)
+        for path in destinations.files:
+            if not (dry_run and not path.parent.is_dir()):
+                check_writable(path, inputs=read)
+    taken = check_distinct((path for _, destinations in jobs for path in destinations.files), document)
+    taken |= {place for path in read for place in (place_of(path), path.resolve())}
+    return [(files, replace(destinations, taken=frozenset(taken))) for files, destinations in jobs]
+
+
+def _name_outputs(cases: Sequence[tuple[str, ...]], output: str, extras: dict[str, Any]) -> "list[Job]":
+    """Return where the results of each image go, a file of its own for each."""
     from unetcli.inference.records import Destinations
 
     target = Path(output)
-    read = [Path(path) for files in cases for path in files if path != STREAM] + models
     if output == STREAM:
         if len(cases) > 1:
             raise UsageError(f"{len(cases)} images do not fit one stdout", hint="name a folder with -o")
@@ -161,12 +183,6 @@ def plan_outputs(
         if number > 1:
             clashing = ", ".join(files[0] for files, destinations in jobs if destinations.main == place)
             raise UsageError(f"{clashing} would write the same {place}", hint="segment them into different folders")
-    for _, destinations in jobs:
-        for path in destinations.images:
-            check_format(path)
-        for path in destinations.files:
-            if not (dry_run and not path.parent.is_dir()):
-                check_writable(path, inputs=read)
     return jobs
 
 
@@ -181,8 +197,5 @@ def name_of(files: Sequence[str]) -> str:
 
 def stem_of(source: str) -> str:
     """Return a file's name without the extensions of its format."""
-    name = Path(source).name
-    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".nii.gz"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return Path(name).stem
+    stem, extension = split_extension(Path(source).name)
+    return stem if extension else Path(source).stem

@@ -29,16 +29,19 @@ def check_document(target: str | None) -> None:
     check_writable(path)
 
 
-def check_distinct(outputs: Iterable[Path], document: str | None) -> None:
-    """Raise where two results, the JSON document among them, would be written to one file.
+def check_distinct(outputs: Iterable[Path], document: str | None) -> set[Path]:
+    """Return the places of all results, the JSON document among them, of which no two may be one file.
 
     Raises
     ------
-    UsageError : names it.
+    UsageError : two are; names it.
     """
+    from unetcli.inference.records import place_of
+
     taken: set[Path] = set()
     for path in [*outputs, *([] if document in (None, "-") else [Path(str(document))])]:
-        place = path.parent.resolve() / path.name  # a link is replaced, wherever it leads
+        place = place_of(path)
         if place in taken:
             raise UsageError("two results would be written to it", path=path, hint="give each a name of its own")
         taken.add(place)
+    return taken

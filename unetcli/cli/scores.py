@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from unetcli.evaluation.records import Evaluation
 
 
-def protect_inputs(inputs: Sequence[Path], outputs: dict[str, Path | None], json_file: str | None) -> None:
+def protect_inputs(
+    inputs: Sequence[Path], outputs: dict[str, Path | None], json_file: str | None, *, dry_run: bool = False
+) -> None:
     """Raise if an output would be written over an input or over another output, or cannot be written.
+
+    Parameters
+    ----------
+    dry_run : whether to leave folders that are absent, but for that of the document.
 
     Raises
     ------
@@ -36,13 +42,15 @@ def protect_inputs(inputs: Sequence[Path], outputs: dict[str, Path | None], json
         if place in taken:
             raise UsageError(f"{option} would overwrite {taken[place]}", path=path, hint="name another file")
         taken[place] = f"the file of {option}"
-        check_writable(path)
+        if path.parent.is_dir() or option == "--json" or not dry_run:
+            check_writable(path)
     overlays = outputs["--overlays"]
     if overlays is not None:
         place = overlays.resolve()
         if any(folder in (place, *place.parents) for folder in folders):
             raise UsageError("--overlays would mix pictures with the inputs", path=overlays, hint="name another folder")
-        check_writable(overlays / "overlay.png")
+        if overlays.is_dir() or not dry_run:
+            check_writable(overlays / "overlay.png")
 
 
 def protect_files(named: Sequence[Path], inputs: "Inputs", overlays: Path | None) -> None:
@@ -117,12 +125,7 @@ def write_outputs(
 
 
 def missed_limits(limits: "Sequence[Limit]", result: "Evaluation") -> list[str]:
-    """Return what to say about each mean that misses its limit.
-
-    Raises
-    ------
-    UsageError : a limit names a class that was not scored.
-    """
+    """Return what to say about each mean that misses its limit."""
     from unetcli.evaluation.evaluate import missed
 
     return [failure for limit in limits if (failure := missed(limit, result)) is not None]

@@ -176,6 +176,8 @@ def train(
         for config in configs:
             result = train_one(shown, config, found, given)
             if result is None:  # a dry run
+                for other in configs:
+                    check_outputs(other, dry_run=True)
                 return
             results.append(result)
         if len(results) == 1:
@@ -236,6 +238,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     state = begin(stored(given), decided, found)
     if saved is not None:
         restore(trainer, saved, config.run_folder)
+        decided = replace(decided, estimate_seconds=decided.estimate_seconds * trainer.share_left)
     warn_of_leakage(found, decided)
     show_plan(shown, decided, config)
     if given["preview"] is not None:
@@ -249,11 +252,15 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
         show_position(shown, trainer, config, saved)
     with stopping_on_signals() as stop:
         trainer.stop = lambda: stop.number is not None
-        result = follow(shown, run_training(config, found, decided, trainer, state), decided, trainer.best)
+        events = run_training(config, found, decided, trainer, state)
+        result = follow(shown, events, decided, trainer.best, processes=trainer.processes.count)
     reached = (
         f"epoch {result.best.epoch}, Dice {result.best.dice:.4f} on validation" if result.best else "not validated"
     )
-    shown.say(f"wrote {result.model}: {reached}, weights {result.weights_sha256[:12]}")
+    if result.weights_sha256:
+        shown.say(f"wrote {result.model}: {reached}, weights {result.weights_sha256[:12]}")
+    else:
+        shown.say(f"left {result.model} as it was: this training was {reached} yet")
     document = train_document(result, decided, found)
     if stop.number is not None:
         shown.say(f"resume with: {resume_command(given)}")

@@ -26,8 +26,8 @@ def show_position(shown: Console, trainer: "Trainer", config: "TrainConfig", sav
         asked = f"{saved.epochs_asked} epochs" if saved.epochs_asked else "as many epochs as fit its time"
         then = f"the schedule begins anew for those up to {config.last_epoch}"
         shown.say(f"the training was to have {asked}, {done} of them done: {then}")
-    elif trainer.finished:
-        shown.say(f"already {done}{of} epochs: nothing is left to do")
+    elif trainer.ending is not None:
+        shown.say(f"already {done}{of} epochs, {trainer.ending}: nothing is left to do")
     else:
         shown.say(f"continues after epoch {done}{of}, step {len(trainer.losses)} of {trainer.steps_per_epoch}")
 

@@ -1,5 +1,6 @@
 """The options of ``unet train`` as a whole: what they ask for, and what a training that is continued began with."""
 
+import glob
 import os
 import shlex
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ def stored(given: Mapping[str, Any]) -> Options:
     """Return the options that a training keeps, as plain data; paths to the data are made absolute."""
     kept = {name: value for name, value in given.items() if name not in UNKEPT}
     kept["data"] = [str(Path(path).absolute()) for path in given["data"] or ()]
+    if Path(given["validation"]).exists():
+        kept["validation"] = str(Path(given["validation"]).absolute())
     for name in ("images", "masks", "init"):
         kept[name] = str(Path(given[name]).absolute()) if given[name] else None
     return kept
@@ -72,7 +75,7 @@ def resumed(context: typer.Context) -> Options:
     """Return the options that the training of the run folder began with, and those that may be said anew.
 
     More epochs than it was to have, or than fitted its time, lift its limit of time. Where there is no state to
-    continue, the options are as given.
+    continue, the options are as given. Folds are continued where they are asked for, or where nothing is named.
 
     Raises
     ------
@@ -84,7 +87,9 @@ def resumed(context: typer.Context) -> Options:
 
     given = dict(context.params)
     output = Path(given["output"])
-    folders = [output.with_suffix(".run"), *sorted(output.parent.glob(f"{output.stem}.fold*.run"))]
+    folders = [] if given["folds"] else [output.with_suffix(".run")]
+    if given["folds"] or not (given["data"] or given["images"]):
+        folders += sorted(output.parent.glob(f"{glob.escape(output.stem)}.fold*.run"))
     states = (load_state(folder) for folder in folders)
     state = next((state for state in states if state is not None), None)
     if state is None:
@@ -115,7 +120,12 @@ def resumed(context: typer.Context) -> Options:
 
 def resume_command(given: Mapping[str, Any]) -> str:
     """Return the command that continues a training."""
-    words = ["unet", "train", *map(str, given["data"] or ()), "--resume"]
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    words = ["torchrun", "--nproc-per-node", local, "-m", "unetcli", "train"] if several else ["unet", "train"]
+    words += [*map(str, given["data"] or ()), "--resume"]
+    if given["folds"]:
+        words += ["--folds", str(given["folds"])]
     if str(given["output"]) != "unet.safetensors":
         words += ["-o", str(given["output"])]
     return shlex.join(words)
@@ -123,4 +133,4 @@ def resume_command(given: Mapping[str, Any]) -> str:
 
 def is_first_process() -> bool:
     """Return whether this is the process of a training that speaks; `torchrun` starts several."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"

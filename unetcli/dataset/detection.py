@@ -4,12 +4,12 @@ Background is the value 0, or the lowest where no mask has a 0; among colors bla
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from unetcli.dataset.evidence import Evidence
-from unetcli.dataset.labels import MOST_CLASSES, TASKS, Color, LabelCoding
+from unetcli.dataset.labels import LARGEST_VALUE, LONGEST_NAME, MOST_CLASSES, TASKS, Color, LabelCoding
 from unetcli.dataset.maskvalues import MaskValues
 from unetcli.errors import InputError, UnetError, UsageError, raise_all, warn
 
@@ -38,20 +38,29 @@ def detect_coding(
 
     Raises
     ------
-    InputError : no foreground, blurred or negative values, values that fit the task badly, or either task.
-    UsageError : another number of names than of classes.
+    InputError : no foreground, blurred or negative values, values that fit the task badly, or either task; classes
+        that the data set states badly.
+    UsageError : another number of names than of classes, or names or a value to leave out that cannot be.
     """
     if task != "auto" and task not in TASKS:
         raise UsageError(f"--task {task} is unknown", hint=f"--task takes auto, {', '.join(TASKS)}")
-    masks = _one_kind(masks)
+    masks = _one_kind(masks, ignore)
     ignored = _ignored_value(ignore, masks)
     masks = [mask.without(ignored) for mask in masks]
     _refuse_negative(masks)
-    _refuse_blurred(masks)
+    if task == "auto" and (declared or _names_every_value(classes, masks)):
+        task = "semantic"
+    _refuse_blurred(masks, task)
     background = _background(masks)
     _refuse_without_foreground(masks, background)
     if declared and task != "instances":
         return _declared_coding(masks, declared, ignored, classes)
+    if background == ignored:
+        raise InputError(
+            f"{_shown(background, masks[0].kind)} is ignored, and the masks have one value besides: no background",
+            path=masks[0].path,
+            hint="leave --ignore out, or give what is ignored a value of its own",
+        )
     evidence = Evidence.of(masks, background)
     decided = evidence.decide(usual) if task == "auto" else evidence.confirm(task)
     values = [background] if decided == "instances" else _class_values(masks, background)
@@ -67,14 +76,15 @@ def detect_coding(
     return coding
 
 
-def _one_kind(masks: Sequence[MaskValues]) -> Sequence[MaskValues]:
-    """Return the masks as numbers where all agree on what the numbers mean, else as colors."""
+def _one_kind(masks: Sequence[MaskValues], ignore: int | str | None) -> Sequence[MaskValues]:
+    """Return the masks as numbers where all agree on what the numbers mean, but the ignored one, else as colors."""
     if not masks:
         raise InputError("no mask could be read", hint="see the problems of the files")
     meaning: dict[int, Color] = {}
     for mask in masks:
         for value in mask.values if mask.colormap else ():
-            if meaning.setdefault(int(value), mask.colormap[value]) != mask.colormap[value]:  # type: ignore[index]
+            color = mask.colormap[value]  # type: ignore[index]
+            if meaning.setdefault(int(value), color) != color and str(value) != str(ignore):
                 return [each.as_colors() for each in masks]
     if any(mask.kind == "colors" for mask in masks):
         return [each.as_colors() for each in masks]
@@ -82,7 +92,7 @@ def _one_kind(masks: Sequence[MaskValues]) -> Sequence[MaskValues]:
 
 
 def _palette(masks: Sequence[MaskValues]) -> tuple[Color, ...] | None:
-    """Return the palette that all masks share, as far as they use it."""
+    """Return the palette that all masks share, as far as they use it; None where it has more than 256 colors."""
     if not all(mask.colormap for mask in masks):
         return None
     longest = max((mask.colormap or () for mask in masks), key=len)
@@ -91,22 +101,25 @@ def _palette(masks: Sequence[MaskValues]) -> tuple[Color, ...] | None:
         for value in mask.values:
             assert mask.colormap is not None
             table[value] = mask.colormap[value]
-    return tuple(table)
+    return tuple(table) if len(table) <= 256 else None
 
 
 def _ignored_value(ignore: int | str | None, masks: Sequence[MaskValues]) -> int | None:
     if ignore is None:
         return None
-    text = str(ignore).strip()
+    text, kind = str(ignore).strip(), masks[0].kind
+    in_color = text.startswith("#")
+    if in_color and kind == "values":
+        raise UsageError(f"--ignore {text} is a color, the masks hold numbers", hint="--ignore 255")
+    lowest, highest = (0, 0xFFFFFF if in_color else 255) if kind == "colors" else (-LARGEST_VALUE, LARGEST_VALUE)
     try:
-        if text.startswith("#"):
-            value = int(text[1:], 16)
-            if masks[0].kind == "values":
-                raise UsageError(f"--ignore {text} is a color, the masks hold numbers", hint="--ignore 255")
-        else:
-            value = int(text) if masks[0].kind == "values" else int(text) * 0x010101
+        value = int(text[1:], 16) if in_color else int(text)
+        if not lowest <= value <= highest:
+            raise ValueError(value)
     except ValueError as error:
         raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'") from error
+    if kind == "colors" and not in_color:
+        value *= 0x010101
     if not any(value in mask.values for mask in masks):
         warn(f"--ignore {text}: no mask has this value")
     return value
@@ -126,16 +139,23 @@ def _refuse_negative(masks: Sequence[MaskValues]) -> None:
     )
 
 
-def _refuse_blurred(masks: Sequence[MaskValues]) -> None:
+def _names_every_value(classes: Sequence[str] | None, masks: Sequence[MaskValues]) -> bool:
+    """Whether there are as many names as values, and more than instances have."""
+    return classes is not None and 2 < len(classes) == len({int(value) for mask in masks for value in mask.values})
+
+
+def _refuse_blurred(masks: Sequence[MaskValues], task: str) -> None:
+    """Refuse masks that look blurred, but not lossless ones whose values were said to be classes."""
     problems: list[UnetError] = []
     for mask in masks:
-        if _is_blurred(mask):
-            shown = ", ".join(map(str, mask.values[:3])) if mask.kind == "values" else f"#{mask.values[0]:06x}"
+        if (mask.lossy or task != "semantic") and _is_blurred(mask):
+            shown = ", ".join(_shown(value, mask.kind) for value in mask.values[:3])
+            hint = "save masks as PNG or TIFF, not as JPEG, and resize them without smoothing"
             problems.append(
                 InputError(
                     f"has {len(mask.values)} values ({shown}, ...): masks must be lossless",
                     path=mask.path,
-                    hint="save masks as PNG or TIFF, not as JPEG, and resize them without smoothing",
+                    hint=hint if mask.lossy else f"{hint}; --task semantic, if each value is a class",
                 )
             )
     raise_all(problems)
@@ -144,14 +164,23 @@ def _refuse_blurred(masks: Sequence[MaskValues]) -> None:
 def _is_blurred(mask: MaskValues) -> bool:
     """Whether values lie between and around those that were drawn, as lossy compression and smoothing leave them."""
     if mask.lossy and len(mask.values) > 2:
-        return mask.kind == "colors" or bool(np.diff(mask.values).min() < 8)
+        return mask.kind == "colors" or _has_neighbours(mask)
     if len(mask.values) < 8:
         return False
     if mask.kind == "values" and not (mask.values[-1] <= 255 and np.ptp(mask.values) >= 64):
         return False
-    rare = np.argsort(mask.counts)[:-2]
+    *rare, second, first = np.argsort(mask.counts)
+    if abs(first - second) < len(mask.values) - 1 and not _has_neighbours(mask):
+        return False  # not all lie between two
     in_pieces = mask.pieces[rare].sum() > 2 * np.count_nonzero(mask.pieces[rare])
     return bool(in_pieces and mask.counts[rare].sum() < 0.2 * mask.counts.sum())
+
+
+def _has_neighbours(mask: MaskValues) -> bool:
+    """Whether some numbers, or colors in each of their parts, are closer to each other than anyone draws."""
+    if mask.kind == "values":
+        return bool(np.diff(mask.values).min() < 8)
+    return len(np.unique(mask.values & 0xF8F8F8)) < len(mask.values)
 
 
 def _background(masks: Sequence[MaskValues]) -> int:
@@ -190,17 +219,27 @@ def _class_names(task: str, values: Sequence[int], kind: str, given: Sequence[st
             return "background", "object"
         if len(values) == 2:
             return "background", "foreground"
-        return ("background", *(str(value) if kind == "values" else f"#{value:06x}" for value in values[1:]))
+        return ("background", *(_shown(value, kind) for value in values[1:]))
     if len(given) != expected:
-        shown = ", ".join(str(value) if kind == "values" else f"#{value:06x}" for value in values[:_SHOWN])
+        shown = ", ".join(_shown(value, kind) for value in values[:_SHOWN])
         what = "background and objects" if task == "instances" else f"{expected} values ({shown})"
         raise UsageError(
             f"--classes names {len(given)} classes, the masks have {what}",
             hint="name all of them, background first: --classes background,nucleus",
         )
-    if len(set(given)) < len(given) or not all(given):
-        raise UsageError(f"--classes {','.join(given)}: names must differ", hint="--classes background,nucleus")
+    if wrong := _wrong_with(given):
+        raise UsageError(f"--classes {','.join(given)}: {wrong}", hint="--classes background,nucleus")
     return tuple(given)
+
+
+def _wrong_with(names: Sequence[str]) -> str | None:
+    """Return what keeps classes from having these names."""
+    if len(set(names)) < len(names) or not all(names):
+        return "names must differ"
+    longest = max(names, key=len, default="")
+    if len(longest) <= LONGEST_NAME:
+        return None
+    return f"{longest[:_SHOWN]}... has {len(longest)} characters, {LONGEST_NAME} are allowed"
 
 
 def _declared_coding(
@@ -220,14 +259,36 @@ def _declared_coding(
                     hint="add them to 'labels' in dataset.json, or correct the mask",
                 )
             )
-    if len(values) < 2 or masks[0].kind == "colors":
-        problems.append(InputError("dataset.json and masks do not fit", path=masks[0].path, hint="correct 'labels'"))
+    problems += [
+        InputError(f"dataset.json and masks do not fit: {wrong}", path=masks[0].path, hint="correct 'labels'")
+        for wrong in _wrong_with_declared(values, names, masks[0].kind)
+    ]
     raise_all(problems)
     if given is not None:
         names = list(_class_names("semantic", values, "values", given))
     coding = LabelCoding("semantic", tuple(values), tuple(names), ignored, "values", None)
     _warn_of_oddities(masks, coding)
     return coding
+
+
+def _wrong_with_declared(values: Sequence[int], names: Sequence[str], kind: str) -> Iterator[str]:
+    """Yield what keeps the values and names of classes that a data set states from being used."""
+    if kind == "colors":
+        yield "the masks have colors"
+    if not 2 <= len(values) <= MOST_CLASSES:
+        yield f"{len(values)} classes, 2 to {MOST_CLASSES} can be learned"
+    if max(values, default=0) > LARGEST_VALUE:
+        yield f"{max(values)} is a class, labels go up to {LARGEST_VALUE}"
+    of_value: dict[int, str] = {}
+    for value, name in zip(values, names, strict=True):
+        if of_value.setdefault(value, name) != name:
+            yield f"{of_value[value]} and {name} are both {value}"
+    if wrong := _wrong_with(names):
+        yield wrong
+
+
+def _shown(value: int, kind: str) -> str:
+    return str(value) if kind == "values" else f"#{value:06x}"
 
 
 def _warn_of_oddities(masks: Sequence[MaskValues], coding: LabelCoding) -> None:

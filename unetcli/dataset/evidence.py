@@ -25,14 +25,14 @@ class Evidence:
     Parameters
     ----------
     ids : values that are not background, over all masks.
-    in_one_piece : share of the values of each mask that are one connected piece.
+    in_one_piece : share of the values of each mask that are one connected piece; None where none was looked at.
     sets : the values of each mask that has some.
     fragmented : the value of most pieces, how many, and its mask.
     """
 
     ids: int
     largest: int
-    in_one_piece: float
+    in_one_piece: float | None
     sets: tuple[frozenset[int], ...]
     fragmented: tuple[int, int, MaskValues]
 
@@ -53,7 +53,7 @@ class Evidence:
             if foreground.pieces[most] > fragmented[1]:
                 fragmented = (int(foreground.values[most]), int(foreground.pieces[most]), mask)
         union = frozenset().union(*sets)
-        return Evidence(len(union), max(union), single / max(1, looked_at), tuple(sets), fragmented)
+        return Evidence(len(union), max(union), single / looked_at if looked_at else None, tuple(sets), fragmented)
 
     @property
     def most_common(self) -> float:
@@ -65,10 +65,16 @@ class Evidence:
         """Whether most masks number their values 1, 2, 3, ..."""
         return 2 * sum(ids == frozenset(range(1, len(ids) + 1)) for ids in self.sets) >= len(self.sets)
 
+    def _below(self, share: float) -> bool:
+        """Whether less than a share of the values are one piece, as far as any was looked at."""
+        return self.in_one_piece is not None and self.in_one_piece < share
+
     def lean(self) -> str | None:
         """Return the task that the values speak for; None where they speak for both."""
         if self.ids == 1:
             return "semantic"
+        if self.in_one_piece is None:
+            return None
         if self.in_one_piece < _MIXED:
             return "semantic" if self.ids <= _MANY_CLASSES else None
         if self.in_one_piece < _NEARLY_EVERY:
@@ -87,10 +93,10 @@ class Evidence:
         ------
         InputError : they speak for both, or for neither.
         """
-        if usual == "instances" and self.in_one_piece >= _HALF:
+        if usual == "instances" and not self._below(_HALF):
             return usual
         found = self.lean()
-        if found is None and self.in_one_piece < _MIXED:
+        if found is None and self._below(_MIXED):
             mask = self.fragmented[2]
             raise InputError(
                 f"has {len(mask.values)} values in many pieces, {self.ids} in all masks: masks must be lossless",
@@ -98,9 +104,9 @@ class Evidence:
                 hint="save masks as PNG or TIFF, resize without smoothing; --task semantic if these are classes",
             )
         if found is None:
+            looked_at = "" if self.in_one_piece is None else f", {self.in_one_piece:.0%} of them one connected piece"
             raise InputError(
-                f"classes or instances? {self.ids} values (max {self.largest}), {100 * self.in_one_piece:.0f} % of "
-                f"them one connected piece, over {len(self.sets)} masks",
+                f"classes or instances? {self.ids} values (max {self.largest}){looked_at}, over {len(self.sets)} masks",
                 hint="say which with --task semantic or --task instances",
             )
         return found
@@ -117,7 +123,7 @@ class Evidence:
                 f"looks like instance ids (max {self.largest}): {self.ids} values, nearly all one connected piece",
                 hint="--task instances",
             )
-        if task == "instances" and self.in_one_piece < _HALF:
+        if task == "instances" and self._below(_HALF):
             value, pieces, mask = self.fragmented
             raise InputError(
                 f"looks like classes, not instances: value {value} has {pieces} separate pieces",

@@ -215,14 +215,18 @@ def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
     first = pairs[0]
     with ExitStack() as stack:
         images = [stack.enter_context(open_image(path, axes)) for path in first.images]
-        mask = stack.enter_context(open_mask(first.masks[0], axes=axes)) if len(first.masks) == 1 else None
+        mask = stack.enter_context(open_mask(first.masks[0], axes=axes)) if not first.objects else None
         if mask is not None:
-            _check_orientation(first, images[0].info, mask.info)
+            check_orientation(images[0].info, mask.info)
         return [_decode(pair, images, mask) for pair in pairs]
 
 
-def _check_orientation(pair: Pair, image: ImageInfo, mask: ImageInfo) -> None:
+def check_orientation(image: ImageInfo, mask: ImageInfo, *, reference: str = "image") -> None:
     """Refuse a mask that lies mirrored or turned in space against its image; warn where it only lies elsewhere.
+
+    Parameters
+    ----------
+    reference : what the image is to the mask, for messages.
 
     Raises
     ------
@@ -241,11 +245,11 @@ def _check_orientation(pair: Pair, image: ImageInfo, mask: ImageInfo) -> None:
     if turned:
         names = ", ".join({"X": "columns", "Y": "rows", "Z": "slices"}[letter] for letter in turned)
         raise InputError(
-            f"its {names} run in other directions in space than those of the image ({pair.images[0]})",
-            path=pair.masks[0],
-            hint="save the mask on the grid of its image, with the same affine",
+            f"its {names} run in other directions in space than those of its {reference} ({image.path})",
+            path=mask.path,
+            hint=f"save the mask on the grid of its {reference}, with the same affine",
         )
-    warn(f"lies elsewhere in space than its image ({pair.images[0]}); pixels are paired as stored", path=pair.masks[0])
+    warn(f"lies elsewhere in space than its {reference} ({image.path}); pixels are paired as stored", path=mask.path)
 
 
 def _decode(pair: Pair, images: Sequence[Image], mask: Image | None) -> Record:

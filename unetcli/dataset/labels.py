@@ -16,9 +16,9 @@ from unetcli.errors import InputError, ModelFileError
 IGNORE = -1  # the label of pixels that count nowhere
 TASKS = ("semantic", "instances")
 MOST_CLASSES = 255
+LONGEST_NAME = 200  # characters, of a class
+LARGEST_VALUE = 2**31 - 1
 _UNKNOWN = -2
-_LARGEST = 2**31 - 1
-_NAME_LENGTH = 200
 
 Color = tuple[int, int, int]
 
@@ -47,8 +47,8 @@ class LabelCoding:
 
     @property
     def opened_as(self) -> str:
-        """How palettes are to be read from files of this coding: "indices" or "colors" (see `open_image`)."""
-        return "indices" if self.kind == "values" else "colors"
+        """How palettes are to be read from files of this coding: "indices" or "mask colors" (see `open_image`)."""
+        return "indices" if self.kind == "values" else "mask colors"
 
     @property
     def colormap(self) -> tuple[Color, ...] | None:
@@ -99,7 +99,7 @@ class LabelCoding:
         else:
             shifted = numbers.astype(np.int64)
         shifted = shifted ^ background if self.kind == "colors" else shifted - background
-        beyond = (shifted < 0) | (shifted > _LARGEST)
+        beyond = (shifted < 0) | (shifted > LARGEST_VALUE)
         ids = np.where(beyond, _UNKNOWN, shifted).astype(np.int32)
         if self.ignore is not None:
             ids[numbers == self.ignore] = IGNORE
@@ -204,23 +204,28 @@ def _checked(data: dict[str, Any]) -> LabelCoding:
     require(set(data) == set(LabelCoding.__dataclass_fields__), "fields")
     require(data["task"] in TASKS, "task")
     require(data["kind"] in ("values", "colors"), "kind")
-    highest = 0xFFFFFF if data["kind"] == "colors" else _LARGEST
+    highest = 0xFFFFFF if data["kind"] == "colors" else LARGEST_VALUE
     values, classes, ignore, palette = data["values"], data["classes"], data["ignore"], data["palette"]
     require(isinstance(values, list | tuple) and 1 <= len(values) <= MOST_CLASSES, "values")
     require(all(is_number(value, 0, highest) for value in values) and len(set(values)) == len(values), "values")
     require(isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes), "classes")
-    require(all(0 < len(name) <= _NAME_LENGTH for name in classes) and len(set(classes)) == len(classes), "classes")
+    require(all(0 < len(name) <= LONGEST_NAME for name in classes) and len(set(classes)) == len(classes), "classes")
     require((len(values), len(classes)) == (1, 2) if data["task"] == "instances" else len(values) > 1, "values")
     require(data["task"] == "instances" or len(values) == len(classes), "classes")
-    require(ignore is None or (is_number(ignore, -_LARGEST, highest) and ignore not in values), "ignore")
+    require(ignore is None or (is_number(ignore, -LARGEST_VALUE, highest) and ignore not in values), "ignore")
     if palette is not None:
         require(isinstance(palette, list | tuple) and data["kind"] == "values" and len(palette) <= 256, "palette")
-        require(max(*values, ignore or 0) < len(palette), "palette")
+        require(max(values) < len(palette), "palette")
         for color in palette:
             require(isinstance(color, list | tuple) and len(color) == 3, "palette")
             require(all(is_number(part, 0, 255) for part in color), "palette")
         palette = tuple((color[0], color[1], color[2]) for color in palette)
     return LabelCoding(data["task"], tuple(values), tuple(classes), ignore, data["kind"], palette)
+
+
+def class_indices(labels: NDArray[np.int32], task: str) -> NDArray[np.int32]:
+    """Return the class of each label (H, W): 1 of every instance; 0 and `IGNORE` stay."""
+    return labels if task == "semantic" else np.minimum(labels, 1)
 
 
 def whole_numbers(raw: NDArray[Any], path: Path | None = None) -> NDArray[Any]:
@@ -245,7 +250,7 @@ def whole_numbers(raw: NDArray[Any], path: Path | None = None) -> NDArray[Any]:
     if raw.dtype.kind != "f":
         return raw
     with np.errstate(invalid="ignore"):
-        whole = (raw == np.rint(raw)) & (np.abs(raw) <= _LARGEST)
+        whole = (raw == np.rint(raw)) & (np.abs(raw) <= LARGEST_VALUE)
     if not whole.all():
         odd = raw[~whole]
         raise InputError(

@@ -117,7 +117,7 @@ def folder_per_image(listing: Listing) -> Arrangement | None:
             for object_file in by_path[below].files
         ]
         merged |= bool(objects) and [path.stem for path in objects] != [file.stem]
-        masks = (Entry(file.stem, tuple(objects)),) if objects else ()
+        masks = (Entry(file.stem, tuple(objects), objects=True),) if objects else ()
         optional = TEST_WITHOUT_MASKS if folder.split == "test" and not masks else None
         groups.append(Group((Entry(file.stem, (file.path,), optional=optional),), masks, folder.split))
     if not merged:

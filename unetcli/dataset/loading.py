@@ -1,5 +1,6 @@
 """From a pair of files to arrays: channels stacked, objects merged, masks decoded."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ from unetcli.errors import InputError, told_before
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
 from unetcli.images.axes import CHANNEL_AXES, check_axes
 
+NOTHING: Mapping[Path, frozenset[int]] = {}
+
 
 def load_pair(
-    pair: Pair, coding: LabelCoding, axes: str | None = None
+    pair: Pair, coding: LabelCoding, axes: str | None = None, apart: Mapping[Path, frozenset[int]] = NOTHING
 ) -> tuple[NDArray[Any], IntensityRange, NDArray[np.int32]]:
     """Return the image (H, W, C) as stored, the range of its intensities, and the labels (H, W) of a pair.
 
-    The range is that of the whole file, all its pages, per channel. Nothing is said again that the survey said.
+    The range is that of the whole file, all its pages but those held `apart`, per channel. Nothing is said again that
+    the survey said.
 
     Raises
     ------
     InputError : a file cannot be read, or changed since it was surveyed.
     """
     with told_before():
-        image, intensity = read_image(pair, axes)
+        image, intensity = read_image(pair, axes, apart)
         raw, _ = read_mask(pair, coding.opened_as, axes)
     labels = coding.decode(raw, pair.masks[0])
     if labels.shape != image.shape[:2]:
@@ -44,14 +48,23 @@ def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> 
     )
 
 
-def read_image(pair: Pair, axes: str | None = None) -> tuple[NDArray[Any], IntensityRange]:
-    """Return a page of an image (H, W, C), the channels of several files one after the other, and its range."""
+def read_image(
+    pair: Pair, axes: str | None = None, apart: Mapping[Path, frozenset[int]] = NOTHING
+) -> tuple[NDArray[Any], IntensityRange]:
+    """Return a page of an image (H, W, C), the channels of several files one after the other, and its range.
+
+    Parameters
+    ----------
+    apart : the pages of each file that do not count in the range.
+    """
     pixels, ranges = [], []
     for path in pair.images:
         with open_image(path, axes) as image:
             pixels.append(image.page(pair.page or 0)[:])
-            single = image.info.pages == 1
-            ranges.append(intensity_range(image) if single else _stack_range(path, axes, path.stat().st_mtime_ns))
+            if image.info.pages == 1:
+                ranges.append(intensity_range(image))
+            else:
+                ranges.append(_stack_range(path, axes, apart.get(path, frozenset()), path.stat().st_mtime_ns))
     total = ranges[0]
     for more in ranges[1:]:
         total = total + more
@@ -59,10 +72,10 @@ def read_image(pair: Pair, axes: str | None = None) -> tuple[NDArray[Any], Inten
 
 
 @lru_cache(maxsize=1024)
-def _stack_range(path: Path, axes: str | None, changed: int) -> IntensityRange:
+def _stack_range(path: Path, axes: str | None, apart: frozenset[int], changed: int) -> IntensityRange:
     """Return the range of a file of several pages, which is wanted once per page."""
     with open_image(path, axes) as image:
-        return intensity_range(image)
+        return intensity_range(image, without=apart)
 
 
 def stack_channels(pixels: list[NDArray[Any]], pair: Pair) -> NDArray[Any]:
@@ -92,7 +105,7 @@ def open_mask(path: Path, opened_as: str = "indices", axes: str | None = None) -
 
 def read_mask(pair: Pair, opened_as: str = "indices", axes: str | None = None) -> tuple[NDArray[Any], ImageInfo | None]:
     """Return a page of a mask (H, W, C) and its header; the ids (H, W) of objects where each has a file of its own."""
-    if len(pair.masks) > 1:
+    if pair.objects:
         return merge_objects(pair.masks), None
     with open_mask(pair.masks[0], opened_as, axes) as mask:
         page = pair.page if pair.mask_page is None else pair.mask_page

@@ -1,17 +1,18 @@
 """Which values a mask holds, how often, and in how many pieces: what its coding is told from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.dataset.labels import Color, is_gray, packed, whole_numbers
+from unetcli.dataset.labels import LARGEST_VALUE, Color, is_gray, packed, whole_numbers
 from unetcli.errors import InputError
 
-_LARGEST_SIDE = 2048  # pieces are counted in the middle of larger masks
+LARGEST_SIDE = 2048  # pixels; pieces are counted in one part of larger masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class MaskValues:
     path : its file, for messages.
     values : sorted; colors as 0xRRGGBB.
     counts : pixels of each.
-    pieces : connected pieces (8 neighbours) of each; 0 for the value 0, and where none was looked at.
+    pieces : connected pieces (8 neighbours) of each; 0 for the value 0, and where none was looked at: of a mask larger
+        than `LARGEST_SIDE`, only the part of that size where most is drawn.
     kind : "values" or "colors", as in `LabelCoding`.
     colormap : of a palette file, whose values are indices.
     lossy : whether the file was compressed with loss.
@@ -97,9 +99,11 @@ def count_values(
         counts = histogram[values]
     else:
         values, counts = np.unique(numbers, return_counts=True)
-        if len(values) and values[-1] > 2**31 - 1:
-            raise InputError(f"has values up to {values[-1]}", path=path, hint="labels go up to 2147483647")
+        if len(values) and values[-1] > LARGEST_VALUE:
+            raise InputError(f"has values up to {values[-1]}", path=path, hint=f"labels go up to {LARGEST_VALUE}")
     values = values.astype(np.int64)
+    if colormap is not None and len(values):
+        colormap += ((0, 0, 0),) * (int(values[-1]) + 1 - len(colormap))  # beyond a short palette is black
     pieces = _count_pieces(numbers, values)
     return MaskValues(
         path, values, counts.astype(np.int64), pieces, "colors" if in_color else "values", colormap, lossy
@@ -111,15 +115,27 @@ def _count_pieces(numbers: NDArray[Any], values: NDArray[np.int64]) -> NDArray[n
 
     if not (values != 0).any():
         return np.zeros(len(values), dtype=np.int64)
-    middle = numbers[tuple(_middle(side) for side in numbers.shape)]
-    if middle.dtype.kind not in "iu" or middle.dtype.itemsize > 4:
-        middle = middle.astype(np.int64)
-    pieces, count = label(middle, background=0, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
+    part = max(_parts(numbers), key=_lines_drawn)
+    if part.dtype.kind not in "iu" or part.dtype.itemsize > 4:
+        part = part.astype(np.int64)
+    pieces, count = label(part, background=0, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
     value_of = np.zeros(count + 1, dtype=np.int64)
-    value_of[pieces.ravel()] = middle.ravel()
+    value_of[pieces.ravel()] = part.ravel()
     return np.bincount(np.searchsorted(values, value_of[1:]), minlength=len(values)).astype(np.int64)
 
 
-def _middle(side: int) -> slice:
-    start = max(0, (side - _LARGEST_SIDE) // 2)
-    return slice(start, start + _LARGEST_SIDE)
+def _parts(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield parts that cover a mask (H, W), each `LARGEST_SIDE` high and wide where the mask is as large."""
+    rows, columns = map(_first_of_parts, numbers.shape)
+    for y, x in product(rows, columns):
+        yield numbers[y : y + LARGEST_SIDE, x : x + LARGEST_SIDE]
+
+
+def _first_of_parts(side: int) -> list[int]:
+    return [min(first, max(0, side - LARGEST_SIDE)) for first in range(0, side, LARGEST_SIDE)]
+
+
+def _lines_drawn(part: NDArray[Any]) -> tuple[int, int]:
+    """Return how often neighbours differ, whatever is background or ignored, then the pixels that are not 0."""
+    changes = np.count_nonzero(part[1:] != part[:-1]) + np.count_nonzero(part[:, 1:] != part[:, :-1])
+    return int(changes), int(np.count_nonzero(part))

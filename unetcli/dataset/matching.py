@@ -27,12 +27,14 @@ class Entry(NamedTuple):
     files : several where each holds a channel, or an object.
     page : the page meant; None means all.
     optional : why the image needs no mask; None where it needs one.
+    objects : whether each file of the mask holds one object.
     """
 
     name: str
     files: tuple[Path, ...]
     page: int | None = None
     optional: str | None = None
+    objects: bool = False
 
 
 @dataclass(frozen=True)

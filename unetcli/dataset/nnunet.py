@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.dataset.arrangement import Arrangement, Group, entries_of
+from unetcli.dataset.labels import LARGEST_VALUE
 from unetcli.dataset.listing import File, Folder, LeftOut, Listing
 from unetcli.dataset.matching import Entry
 from unetcli.errors import InputError, UnetError
@@ -170,10 +171,14 @@ def _labels(description: Mapping[str, Any], path: Path) -> tuple[tuple[tuple[int
         labels = {str(name): int(value) for value, name in labels.items()}
     ignore = labels.get("ignore")
     values = {name: value for name, value in labels.items() if name != "ignore"}
-    if any(isinstance(value, list) for value in values.values()):
-        return None, ignore if isinstance(ignore, int) else None
-    if not all(
-        isinstance(value, int) and value >= 0 for value in (*values.values(), *([] if ignore is None else [ignore]))
-    ):
-        raise InputError(f"its 'labels' are no whole numbers: {labels}", path=path, hint="correct or remove 'labels'")
+    regions = any(isinstance(value, list) for value in values.values())
+    stated = [*([] if regions else values.values()), *([] if ignore is None else [ignore])]
+    if not all(isinstance(value, int) and 0 <= value <= LARGEST_VALUE for value in stated):
+        raise InputError(
+            f"its 'labels' are no whole numbers from 0 to {LARGEST_VALUE}: {labels}",
+            path=path,
+            hint="correct or remove 'labels'",
+        )
+    if regions:
+        return None, ignore
     return tuple(sorted((value, str(name)) for name, value in values.items())), ignore

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,10 +24,11 @@ class Pair:
     ----------
     name : unique in the data set.
     images : its file; several where each holds a channel.
-    masks : its file; several where each holds an object.
+    masks : its file; one for each object where these have files of their own.
     page : the page of the image, counted from 0; None before the files were opened, meaning all.
     mask_page : the page of the mask; None where it is that of the image.
     split : "train", "validation" or "test", where the data set says; None otherwise.
+    objects : whether each file of the mask holds one object, however many there are.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Pair:
     page: int | None = None
     mask_page: int | None = None
     split: str | None = None
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,16 @@ class Match(NamedTuple):
     truth: Path
 
 
-def match_files(predictions: Path | Sequence[Path], truths: Path | Sequence[Path]) -> list[Match]:
+def match_files(
+    predictions: Path | Sequence[Path], truths: Path | Sequence[Path], *, names: Mapping[Path, str] | None = None
+) -> list[Match]:
     """Return predictions with their truths: files or folders of them, paired by name like training data.
 
     Words such as ``_pred`` and ``_cp_masks`` do not count. One file and one file are always a match.
+
+    Parameters
+    ----------
+    names : of the images behind the truths, which are tried before the truths' own.
 
     Raises
     ------
@@ -142,7 +150,13 @@ def match_files(predictions: Path | Sequence[Path], truths: Path | Sequence[Path
     if len(sides[0]) == len(sides[1]) == 1:
         return [Match(stem_of(sides[1][0]), sides[0][0], sides[1][0])]
     truth_entries, prediction_entries = entries_of(sides[1]), entries_of(sides[0])
-    matching = match_names(truth_entries, prediction_entries, mask_key=prediction_key)
+    named = [truth_entries]
+    if names:
+        named.insert(0, tuple(entry._replace(name=names[entry.files[0]]) for entry in truth_entries))
+    for entries in named:
+        matching = match_names(entries, prediction_entries, mask_key=prediction_key)
+        if not (matching.images or matching.masks or matching.ambiguous):
+            break
     problems: list[UnetError] = []
     if matching.ambiguous:
         problems.append(ambiguity(matching.ambiguous, None))
@@ -308,7 +322,8 @@ def _match(group: Group) -> Matching:
 
 
 def _pair_of(image: Entry, mask: Entry, split: str | None) -> Pair:
-    return Pair(image.name, image.files, mask.files, image.page, None if image.page is None else 0, split)
+    mask_page = None if image.page is None else 0
+    return Pair(image.name, image.files, mask.files, image.page, mask_page, split, mask.objects)
 
 
 def _uniquely_named(pairs: Sequence[Pair], root: Path | None) -> Iterator[Pair]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetcli.dataset.augmentation import Augmentation, sample_seed
-from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.labels import IGNORE, class_indices
 from unetcli.dataset.weightmap import SMOOTHING, insert_ridges, weight_map
 from unetcli.images import IntensityRange
 
@@ -44,7 +44,7 @@ def target_of(labels: NDArray[np.int32], task: str) -> tuple[NDArray[np.int32], 
     if task == "semantic":
         return labels, None
     ridged = insert_ridges(labels)
-    return np.clip(ridged, IGNORE, 1), ridged
+    return class_indices(ridged, task), ridged
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ class Centres:
     """Where patches of one image may be centred: labelled pixels, remembered class by class."""
 
     def __init__(self, labels: NDArray[np.int32], task: str, generator: np.random.Generator) -> None:
-        classes = labels if task == "semantic" else np.where(labels > 0, 1, labels)
-        flat = classes.ravel()
+        flat = class_indices(labels, task).ravel()
         self.shape = labels.shape
         self.labelled = int((flat != IGNORE).sum())
         self.by_class = []

@@ -1,15 +1,17 @@
 """Decoded pairs, kept in memory as far as they fit."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import overload
 
 from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
-from unetcli.dataset.survey import load_pair
 from unetcli.images.memory import usable_memory
+from unetcli.images.threads import processes_here
 
-CACHE_SHARE = 0.4  # of the memory this process may use
+CACHE_SHARE = 0.4  # of the memory that the processes of a training on this machine may use
 
 
 class SampleCache(Sequence[Sample]):
@@ -22,14 +24,22 @@ class SampleCache(Sequence[Sample]):
     pairs : in order.
     coding : of their masks.
     axes : an interpretation that overrides the files'.
+    apart : pairs whose pages do not count in the normalization of the others.
     """
 
-    def __init__(self, pairs: Sequence[Pair], coding: LabelCoding, axes: str | None = None) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], coding: LabelCoding, axes: str | None = None, apart: Sequence[Pair] = ()
+    ) -> None:
         self.pairs = pairs
         self.coding = coding
         self.axes = axes
+        pages: dict[Path, set[int]] = {}
+        for pair in apart:
+            for path in pair.images:
+                pages.setdefault(path, set()).add(pair.page or 0)
+        self.apart = {path: frozenset(numbers) for path, numbers in pages.items()}
         self.kept: dict[int, Sample] = {}
-        self.room = usable_memory() * CACHE_SHARE
+        self.room = usable_memory() * CACHE_SHARE / processes_here()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -48,11 +58,12 @@ class SampleCache(Sequence[Sample]):
         if index in self.kept:
             return self.kept[index]
         sample = self._decode(self.pairs[index])
-        self.room -= sample.image.nbytes + sample.labels.nbytes
-        if self.room > 0:
+        size = sample.image.nbytes + sample.labels.nbytes
+        if size < self.room:
+            self.room -= size
             self.kept[index] = sample
         return sample
 
     def _decode(self, pair: Pair) -> Sample:
-        image, intensity, labels = load_pair(pair, self.coding, axes=self.axes)
+        image, intensity, labels = load_pair(pair, self.coding, self.axes, self.apart)
         return Sample(pair.name, image, intensity, labels)

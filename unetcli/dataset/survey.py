@@ -9,13 +9,10 @@ from typing import Any, TypeVar
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
-from unetcli.dataset.loading import load_pair
 from unetcli.dataset.notes import coded, counted, depth_of, notes_of
 from unetcli.dataset.pairs import Pair, Pairing
 from unetcli.errors import InputError, Problems, UnetError, raise_all
 from unetcli.images.normalization import rule
-
-__all__ = ["Survey", "load_pair", "survey"]
 
 _HASH_DIGITS = 16  # of an image, in a model file
 
@@ -150,7 +147,10 @@ class Survey:
 
     @property
     def objects(self) -> tuple[int, ...]:
-        """Instances in each image; connected pieces of foreground values where the masks hold classes."""
+        """Instances in each image; connected pieces of foreground values where the masks hold classes.
+
+        Of masks of classes larger than `LARGEST_SIDE`, the pieces are those of one part of that size.
+        """
         coding = self.coding
         found = []
         for record in self.records:

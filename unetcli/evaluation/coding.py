@@ -5,7 +5,7 @@ brought to the truth's where that has one meaning only, and it is said.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.maskvalues import MaskValues
+from unetcli.dataset.pairs import Pairing
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
 from unetcli.evaluation.reading import Values
 from unetcli.metrics.partition import connected
@@ -36,25 +37,35 @@ class PredictionCoding:
     ----------
     decode : takes raw pixels (H, W, C), returns labels and, where they are probabilities, those of the inside (H, W).
     notes : what to say about it.
+    in_pieces : whether the labels are a mask whose 4-connected pieces, ignored pixels left out, are the objects.
     """
 
     decode: Callable[[NDArray[Any]], Decoded]
     notes: tuple[str, ...] = ()
+    in_pieces: bool = False
 
 
-def truth_coding(truths: Sequence[MaskValues], task: str, ignore: int | None) -> LabelCoding:
+def truth_coding(
+    truths: Sequence[MaskValues], task: str, ignore: int | None, data: Pairing | None = None
+) -> LabelCoding:
     """Return the coding of the truth; two classes where no truth has any foreground.
+
+    Parameters
+    ----------
+    data : the data set of the truths, which may name their classes, the value to ignore and the usual task.
 
     Raises
     ------
     InputError : values that cannot be understood, or classes and instances alike.
     """
     asked = "semantic" if task == "membranes" else task
+    declared, usual, stated = (None, None, None) if data is None else (data.declared, data.task, data.ignore)
+    ignore = stated if ignore is None else ignore
     if all(set(map(int, mask.without(ignore).values)) <= {0} for mask in truths):
         if asked == "instances":
             return LabelCoding("instances", (0,), ("background", "object"), ignore)
         return LabelCoding("semantic", (0, 255), ("background", "foreground"), ignore)
-    return detect_coding(truths, asked, ignore=ignore)
+    return detect_coding(truths, asked, ignore=ignore, declared=declared, usual=usual)
 
 
 def decide_task(coding: LabelCoding, asked: str, example: Callable[[], Labels]) -> str:
@@ -97,9 +108,7 @@ def looks_like_membranes(labels: Labels) -> bool:
     return bool(near >= _NEAR and largest >= _CONNECTED)
 
 
-def prediction_coding(
-    coding: LabelCoding, files: Sequence[tuple[Path, Values]], *, ignore: int | None = None
-) -> PredictionCoding:
+def prediction_coding(coding: LabelCoding, files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
     """Return how to read predictions for a truth of this coding.
 
     Raises
@@ -117,32 +126,48 @@ def prediction_coding(
             if values.channels not in (1, 3)
         ]
     )
+    same = PredictionCoding(lambda raw: (np.maximum(coding.decode(raw), 0), None))
     if coding.kind == "colors":
-        return PredictionCoding(lambda raw: (np.maximum(coding.decode(raw), 0), None))
-    found = sorted({int(value) for _, values in files for value in values.values.tolist()} - {ignore})
+        if coding.task == "semantic":
+            raise_all(_unknown_values(coding, files, "save the prediction in the truth's colors"))
+        return same
+    raise_all(
+        [
+            InputError("has colors, the truth has numbers", path=path, hint="save the prediction with one channel")
+            for path, values in files
+            if values.in_color
+        ]
+    )
+    found = sorted({int(value) for _, values in files for value in values.values.tolist()} - {coding.ignore})
     if coding.task == "instances":
         return _instances(coding, found, files)
     if set(found) <= set(coding.values):
-        forgiving = replace(coding, ignore=ignore)
-        return PredictionCoding(lambda raw: (np.maximum(forgiving.decode(raw), 0), None))
+        return same
     if len(coding.values) == 2:
         return _two_classes(coding, found, files)
+    hint = "save the prediction with the truth's values"
     if found[0] >= 0 and found[-1] < len(coding.values):
-        note = f"the prediction's values {_shown(found)} are read as the classes {', '.join(coding.classes)} in order"
-        return PredictionCoding(lambda raw: (_numbers(raw), None), (note,))
+        if not (set(found) - {0}) & set(coding.values):
+            words = f"{_shown(found)} are read as the classes {', '.join(coding.classes)} in order"
+            return PredictionCoding(lambda raw: (_numbers(raw), None), (f"the prediction's values {words}",))
+    else:
+        hint += ", or as class indices 0, 1, 2, ..."
+    raise_all(_unknown_values(coding, files, hint))
+    raise AssertionError("a file has the unknown value")
+
+
+def _unknown_values(coding: LabelCoding, files: Sequence[tuple[Path, Values]], hint: str) -> list[UnetError]:
+    """Return an error for each file with values that the truth does not have."""
+    known = _shown([coding.shown(value) for value in coding.values])
     problems: list[UnetError] = []
     for path, values in files:
-        unknown = [int(value) for value in values.values.tolist() if value not in (*coding.values, ignore)]
+        gray = 0x010101 if coding.kind == "colors" and values.channels == 1 else 1
+        numbers = [int(value) * gray for value in values.values.tolist()]
+        unknown = [coding.shown(number) for number in numbers if number not in (*coding.values, coding.ignore)]
         if unknown:
-            problems.append(
-                InputError(
-                    f"has the values {_shown(unknown)}, which the truth does not have (it has {_shown(coding.values)})",
-                    path=path,
-                    hint="save the prediction with the truth's values, or as class indices 0, 1, 2, ...",
-                )
-            )
-    raise_all(problems)
-    raise AssertionError("a file has the unknown value")
+            words = f"has the values {_shown(unknown)}, which the truth does not have (it has {known})"
+            problems.append(InputError(words, path=path, hint=hint))
+    return problems
 
 
 def _instances(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
@@ -150,7 +175,7 @@ def _instances(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[
         raise InputError(f"has negative ids ({found[0]})", path=files[0][0], hint="ids are 1, 2, ..., background is 0")
     if len(set(found) - {0}) == 1 and found[-1] in (1, 255):
         note = f"the prediction is a mask (0, {found[-1]}): its 4-connected pieces are taken as objects"
-        return PredictionCoding(lambda raw: (connected(_numbers(raw) > 0), None), (note,))
+        return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,), in_pieces=True)
     return PredictionCoding(lambda raw: (np.maximum(_numbers(raw), 0), None))
 
 
@@ -183,10 +208,10 @@ def _probabilities(coding: LabelCoding, files: Sequence[tuple[Path, Values]]) ->
                     "holds probabilities, the truth objects", path=path, hint="unet infer --output-kind instances"
                 )
             )
-        elif values.values[0] < 0 or values.values[-1] > 1:
+        elif values.least < 0 or values.largest > 1:
             problems.append(
                 InputError(
-                    f"has values from {values.values[0]:g} to {values.values[-1]:g}, neither classes nor probabilities",
+                    f"has values from {values.least:g} to {values.largest:g}, neither classes nor probabilities",
                     path=path,
                     hint="probabilities lie between 0 and 1",
                 )
@@ -215,5 +240,5 @@ def _numbers(raw: NDArray[Any]) -> Labels:
     return raw[..., 0].astype(np.int32)
 
 
-def _shown(values: Sequence[int]) -> str:
+def _shown(values: Sequence[int] | Sequence[str]) -> str:
     return ", ".join(map(str, list(values)[:8])) + (", ..." if len(values) > 8 else "")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.errors import UsageError
-from unetcli.evaluation.records import Evaluation, LabelledPage, PageScores
+from unetcli.errors import UsageError, raise_all
+from unetcli.evaluation.records import MEAN_CLASS, Evaluation, LabelledPage, PageScores
 from unetcli.evaluation.scoring import case_values, pooled_values, score_page
 from unetcli.evaluation.statistics import compare, summarize
 from unetcli.metrics import DEFAULTS, Metric, find_metric
@@ -258,18 +258,31 @@ def parse_limit(text: str, *, lower: bool) -> Limit:
     return Limit(metric, class_name, value, lower)
 
 
-def missed(limit: Limit, evaluation: Evaluation) -> str | None:
-    """Return what to say when the mean over cases misses a limit; None when it does not. Undefined misses.
+def check_limits(limits: Sequence[Limit], classes: Sequence[str]) -> None:
+    """Raise if a limit names a class that will not be scored.
+
+    Parameters
+    ----------
+    classes : names, background first.
 
     Raises
     ------
-    UsageError : the class was not scored.
+    UsageError : says which classes there are.
     """
-    classes = evaluation.summary[limit.metric.name]
+    scored = [*classes[1:], *([MEAN_CLASS] if len(classes) > 2 else [])]
+    raise_all(
+        [
+            UsageError(f"there is no class {limit.class_name!r}", hint=f"there are {', '.join(scored)}")
+            for limit in limits
+            if limit.class_name is not None and limit.class_name not in scored
+        ]
+    )
+
+
+def missed(limit: Limit, evaluation: Evaluation) -> str | None:
+    """Return what to say when the mean over cases misses a limit; None when it does not. Undefined misses."""
     class_name = limit.class_name or evaluation.scored_classes[-1]
-    if class_name not in classes:
-        raise UsageError(f"there is no class {class_name!r}", hint=f"there are {', '.join(classes)}")
-    mean = classes[class_name].mean
+    mean = evaluation.summary[limit.metric.name][class_name].mean
     if mean >= limit.value if limit.lower else mean <= limit.value:
         return None
     shown = "undefined" if math.isnan(mean) else f"{mean:.6g}"

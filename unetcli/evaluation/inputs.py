@@ -14,9 +14,10 @@ from unetcli.errors import InputError, UnetError, raise_all
 from unetcli.evaluation.coding import PredictionCoding, decide_task, prediction_coding, truth_coding
 from unetcli.evaluation.evaluate import PageJob
 from unetcli.evaluation.overlays import to_gray_levels
-from unetcli.evaluation.reading import FilePair, pair_files, survey_values
+from unetcli.evaluation.reading import FilePair, data_set_at, pair_files, survey_values
 from unetcli.evaluation.records import LabelledPage
 from unetcli.images import PixelSize, intensity_range, normalize, open_image
+from unetcli.metrics.partition import connected
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,22 @@ class Inputs:
     Parameters
     ----------
     task : "binary", "classes", "instances" or "membranes".
-    classes : names, background first.
+    coding : of the truth.
     jobs : the pages.
     unit : of distances.
     notes : how the files were read.
     """
 
     task: str
-    classes: tuple[str, ...]
+    coding: LabelCoding
     jobs: tuple[PageJob, ...]
     unit: str
     notes: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, background first."""
+        return self.coding.classes
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ def read_inputs(
     pages: range | None = None,
     ignore: int | None = None,
     unit: str = "pixels",
+    like: Inputs | None = None,
 ) -> Inputs:
     """Return the pages of predictions and truths that belong together, after decoding every file once.
 
@@ -62,20 +69,30 @@ def read_inputs(
     pages : of the truth.
     ignore : the mask value that is left out.
     unit : "pixels", or "image" for the unit of the files' pixel size.
+    like : what is known of the same truth with another prediction; then only this prediction is decoded, in that coding
+        and for that task, and the notes are on it alone.
 
     Raises
     ------
     UsageError : a path is absent, pages that are not there.
     InputError : files without partner, sizes, pages or values that do not fit, damaged files; all of them together.
     """
-    pairs = pair_files(prediction, truth, pages=pages)
-    coding = truth_coding(_survey_truths(pairs), task, ignore)
+    data = data_set_at(truth)
+    pairs = pair_files(prediction, truth, data, pages=pages)
+    coding = truth_coding(_survey_truths(pairs), task, ignore, data) if like is None else like.coding
     files = [(pair.prediction, pair.prediction_pages) for pair in pairs]
     values = survey_values(files, opened_as=coding.opened_as)
-    predicted = prediction_coding(
-        coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)], ignore=ignore
-    )
-    decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding))
+    predicted = prediction_coding(coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)])
+    notes = list(predicted.notes)
+    if like is None:
+        decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding))
+        notes.insert(0, coding.describe())
+        if decided == "membranes" and task == "auto":
+            notes.append(
+                "cells that fill the image, parted by thin lines: scored as membranes (--task semantic scores a mask)"
+            )
+    else:
+        decided = like.task
     spacings, name = spacings_of([(pair.truth, pair.pixel_size) for pair in pairs], unit)
     jobs = [
         PageJob(
@@ -87,12 +104,7 @@ def read_inputs(
         for pair, spacing in zip(pairs, spacings, strict=True)
         for number, truth_page in enumerate(pair.truth_pages)
     ]
-    notes = [coding.describe(), *predicted.notes]
-    if decided == "membranes" and task == "auto":
-        notes.append(
-            "cells that fill the image, parted by thin lines: scored as membranes (--task semantic scores a mask)"
-        )
-    return Inputs(decided, coding.classes, tuple(jobs), name, tuple(notes))
+    return Inputs(decided, coding, tuple(jobs), name, tuple(notes))
 
 
 def _survey_truths(pairs: Sequence[FilePair]) -> list[MaskValues]:
@@ -122,7 +134,10 @@ def _load(
     with open_image(pair.prediction, palette=coding.opened_as) as image:
         labels, probability = predicted.decode(image.page(pair.prediction_pages[number])[:])
     page = pair.truth_pages[number]
-    return LabelledPage(pair.name, page, _read_truth(pair, page, coding), labels, probability, spacing)
+    there = _read_truth(pair, page, coding)
+    if predicted.in_pieces:
+        labels = connected((labels > 0) & (there >= 0))
+    return LabelledPage(pair.name, page, there, labels, probability, spacing)
 
 
 def read_picture(path: Path, page: int) -> NDArray[np.uint8]:

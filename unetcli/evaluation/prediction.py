@@ -72,7 +72,7 @@ def predict_inputs(
     raise_all(problems)
     coding = _coding_of(records, segmenter.coding, pairing.ignore if ignore is None else ignore)
     decided = decide_task(coding, task, lambda: load_pair(records[0].pair, coding, axes)[2])
-    _warn_of_training_images(records, segmenter.description.training.get("images", ()))
+    _warn_of_training_images(records, segmenter.trained_images)
     predictor = _Predictor(segmenter, folder, coding, axes, membranes=decided == "membranes")
     sizes, name = spacings_of([(record.pair.masks[0], record.info.pixel_size) for record in records], unit)
     jobs = [
@@ -85,7 +85,7 @@ def predict_inputs(
         for number, (record, spacing) in enumerate(zip(records, sizes, strict=True))
     ]
     notes = (f"{pairing.layout}; {pairing.rule}", coding.describe())
-    return Inputs(decided, coding.classes, tuple(jobs), name, notes)
+    return Inputs(decided, coding, tuple(jobs), name, notes)
 
 
 def case_of(pair: Pair) -> str:

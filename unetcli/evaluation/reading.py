@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.dataset.pairs import find_pairs, match_files
+from unetcli.dataset.examination import check_orientation
+from unetcli.dataset.labels import is_gray, packed
+from unetcli.dataset.pairs import Pairing, find_pairs, match_files
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
 from unetcli.images import ImageInfo, PixelSize, open_image
 
@@ -43,36 +46,66 @@ class Values:
 
     Parameters
     ----------
-    values : all of them in order, or the first `KEPT_VALUES`.
+    values : all of them in order, or the first `KEPT_VALUES`; whole numbers in three channels that are read as colors
+        are 0xRRGGBB.
+    least, largest : of all.
     whole : whether all are whole numbers.
     channels : per pixel.
+    in_color : whether there are three channels, and they differ.
     dtype : of the pixels.
     """
 
     values: NDArray[Any]
+    least: float
+    largest: float
     whole: bool
     channels: int
+    in_color: bool
     dtype: np.dtype[Any]
 
 
-def pair_files(prediction: Path, truth: Path, *, pages: range | None = None) -> list[FilePair]:
-    """Return the predictions with their truths, checked to have the same sizes and pages.
+def data_set_at(truth: Path) -> Pairing | None:
+    """Return the data set whose masks are the truth; None where the path is a mask or a folder of them.
 
-    A truth folder may be a whole data set: then its masks are the truth, and its images are known too.
+    Raises
+    ------
+    InputError : each object has a mask of its own.
+    """
+    if not truth.is_dir():
+        return None
+    try:
+        data = find_pairs(truth, allow_unpaired=True)
+    except UnetError:
+        return None
+    apart = next((pair for pair in data.pairs if pair.objects), None)
+    if apart is not None:
+        raise InputError(
+            f"has a mask for each object of an image ({len(apart.masks)} of {apart.name})",
+            path=truth,
+            hint="save the objects of each image in one mask, an id per object",
+        )
+    return data
+
+
+def pair_files(
+    prediction: Path, truth: Path, data: Pairing | None = None, *, pages: range | None = None
+) -> list[FilePair]:
+    """Return the predictions with their truths, checked to have the same sizes and pages and to lie alike in space.
+
+    Parameters
+    ----------
+    data : the data set that the truth is: its masks count, found by the names of its images or their own.
 
     Raises
     ------
     UsageError : a path is absent, pages that are not there.
-    InputError : files without partner, unreadable files, sizes or pages that differ; all of them together.
+    InputError : files without partner, unreadable files, what differs; all of them together.
     """
-    known: dict[Path, tuple[str, Path]] = {}
-    truths: Path | list[Path] = truth
-    if truth.is_dir():
-        known = _images_by_mask(truth)
-        truths = list(known) or truth
+    known = {} if data is None else {pair.masks[0]: (pair.name, pair.images[0]) for pair in data.pairs}
+    names = {mask: name for mask, (name, _) in known.items()}
     problems: list[UnetError] = []
     pairs = []
-    for name, prediction_path, truth_path in match_files(prediction, truths):
+    for name, prediction_path, truth_path in match_files(prediction, list(known) or truth, names=names):
         case, image = known.get(truth_path, (name, None))
         try:
             pairs.append(_check(case, prediction_path, truth_path, image, pages))
@@ -80,17 +113,6 @@ def pair_files(prediction: Path, truth: Path, *, pages: range | None = None) -> 
             problems.append(error)
     raise_all(problems)
     return pairs
-
-
-def _images_by_mask(folder: Path) -> dict[Path, tuple[str, Path]]:
-    """Return name and image of each mask of a data set; nothing where the folder is not one."""
-    try:
-        pairing = find_pairs(folder, allow_unpaired=True)
-    except UnetError:
-        return {}
-    return {
-        pair.masks[0]: (pair.name, pair.images[0]) for pair in pairing.pairs if len(pair.masks) == len(pair.images) == 1
-    }
 
 
 def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: range | None) -> FilePair:
@@ -121,6 +143,7 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
             path=prediction,
             hint="--pages A-B selects the pages of the truth that were predicted",
         )
+    check_orientation(there, said, reference="truth")
     size = there.pixel_size or said.pixel_size or (header_of(image).pixel_size if image is not None else None)
     return FilePair(name, prediction, truth, image, predicted, wanted, size)
 
@@ -137,7 +160,7 @@ def survey_values(files: Sequence[tuple[Path, range]], *, opened_as: str = "indi
     Parameters
     ----------
     files : with the pages that count.
-    opened_as : how palettes are read, "indices" or "colors".
+    opened_as : how palettes are read, as `open_image` takes it.
 
     Raises
     ------
@@ -154,20 +177,29 @@ def survey_values(files: Sequence[tuple[Path, range]], *, opened_as: str = "indi
 
 
 def _values_of(path: Path, pages: range, opened_as: str) -> Values:
-    values: NDArray[Any] | None = None
-    whole, channels, dtype = True, 1, np.dtype(np.uint8)
-    for raw in _pages_of(path, pages, opened_as):
-        channels, dtype = raw.shape[2], raw.dtype
-        new = _distinct(raw)
-        if dtype.kind == "f":
-            if not np.isfinite(new).all():
-                raise InputError(
-                    "has pixels that are no finite numbers", path=path, hint="a mask has a class or an object per pixel"
-                )
-            whole = whole and bool(np.all(new == np.rint(new)))
-        values = new if values is None else np.union1d(values, new)[:KEPT_VALUES]
-    assert values is not None
-    return Values(values, whole, channels, dtype)
+    found = [_values_on(raw, path, opened_as) for raw in _pages_of(path, pages, opened_as)]
+    return Values(
+        reduce(np.union1d, [page.values for page in found])[:KEPT_VALUES],
+        min(page.least for page in found),
+        max(page.largest for page in found),
+        all(page.whole for page in found),
+        found[-1].channels,
+        any(page.in_color for page in found),
+        found[-1].dtype,
+    )
+
+
+def _values_on(raw: NDArray[Any], path: Path, opened_as: str) -> Values:
+    channels, dtype = raw.shape[2], raw.dtype
+    if dtype.kind == "f" and not np.isfinite(raw).all():
+        raise InputError(
+            "has pixels that are no finite numbers", path=path, hint="a mask has a class or an object per pixel"
+        )
+    whole = dtype.kind != "f" or bool((raw == np.rint(raw)).all())
+    in_color = channels == 3 and not is_gray(raw)
+    if channels == 3 and opened_as != "indices" and dtype.kind != "f":
+        raw = packed(raw, path)
+    return Values(_distinct(raw), raw.min().item(), raw.max().item(), whole, channels, in_color, dtype)
 
 
 def _pages_of(path: Path, pages: range, opened_as: str) -> Iterator[NDArray[Any]]:

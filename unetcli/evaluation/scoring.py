@@ -31,7 +31,7 @@ def score_page(
         for metric in metrics:
             key = (name, metric.basis)
             if key not in bases:
-                truth, prediction = _inputs(metric, page, task, index)
+                truth, prediction = _inputs(metric, page, task, index, hidden)
                 bases[key] = metric.prepare(truth, prediction, ignored=ignored, spacing=page.spacing)
             values[metric.name] = metric.score(bases[key])
         rows.append(Row(page.case, page.page, name, values))
@@ -42,7 +42,9 @@ def score_page(
     return PageScores(tuple(rows), bases, confusion_matrix(page, task, len(classes)))
 
 
-def _inputs(metric: Metric, page: LabelledPage, task: str, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _inputs(
+    metric: Metric, page: LabelledPage, task: str, index: int, hidden: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return truth and prediction of one class in the form that the metric takes."""
     if task == "instances":
         truth, prediction = page.truth > 0, page.prediction > 0
@@ -51,7 +53,7 @@ def _inputs(metric: Metric, page: LabelledPage, task: str, index: int) -> tuple[
     if metric.takes == "objects":
         if task == "instances":
             return page.truth, page.prediction
-        return connected(truth), connected(prediction)
+        return connected(truth), connected(prediction & ~hidden)
     if metric.takes == "membranes" and page.probability is not None:
         return truth, page.probability
     return truth, prediction

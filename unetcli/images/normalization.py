@@ -1,6 +1,6 @@
 """Gray values brought to one scale: percentiles 1 to 99.8 of each file and channel become 0 and 1."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -49,7 +49,9 @@ def rule() -> dict[str, Any]:
     }
 
 
-def intensity_range(image: Image | Sequence[np.ndarray], *, joint: bool | None = None) -> IntensityRange:
+def intensity_range(
+    image: Image | Sequence[np.ndarray], *, joint: bool | None = None, without: Collection[int] = ()
+) -> IntensityRange:
     """Return the percentiles 1 and 99.8 and the median of an image, over all its pages.
 
     Pixels that are not finite are left out. Where the percentiles coincide although the image is not constant, as
@@ -61,6 +63,7 @@ def intensity_range(image: Image | Sequence[np.ndarray], *, joint: bool | None =
     ----------
     image : an open image, or its pages as arrays (height, width, channels) or (height, width).
     joint : whether the channels share one range, as the colors of an RGB image do; by default what the image says.
+    without : pages that do not count.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def intensity_range(image: Image | Sequence[np.ndarray], *, joint: bool | None =
     path = image.info.path if isinstance(image, Image) else None
     if joint is None:
         joint = image.info.joint if isinstance(image, Image) else False
-    pages = _sources(image)
+    pages = [page for number, page in enumerate(_sources(image)) if number not in without]
     channels = pages[0].shape[2]
     groups = [slice(0, channels)] if joint else [slice(c, c + 1) for c in range(channels)]
     selections = [_Selection() for _ in groups]

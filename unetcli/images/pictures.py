@@ -154,7 +154,7 @@ class PictureImage:
                     "an animation has no single palette", path=self._file.path, hint="save the mask as TIFF or PNG"
                 )
             return True
-        return colormap is not None and is_gray_ramp(np.array(colormap, dtype=np.uint8))
+        return self._palette == "colors" and colormap is not None and is_gray_ramp(np.array(colormap, dtype=np.uint8))
 
     def _pixel_size(self) -> PixelSize | None:
         dpi = self._picture.info.get("dpi")

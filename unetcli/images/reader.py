@@ -84,7 +84,8 @@ def open_image(
     source : path of a file, or of a folder that is an OME-Zarr or holds the slices of one DICOM series, or an open
         binary stream, which is read into memory.
     axes : axes to use in place of those the file states, as in "ZYX".
-    palette : "colors" turns palette images into RGB, "indices" keeps the indices, as masks need.
+    palette : "colors" turns palette images into RGB, unless the palette is gray; "indices" keeps the indices, as masks
+        need; "mask colors" turns every palette image into RGB, for masks whose colors count.
     pages : the pages to open, counted from 0; the image then has these pages only. All where None.
     name : what errors call a stream.
 
@@ -93,7 +94,7 @@ def open_image(
     InputError : not an image, damaged, truncated, or of a kind that cannot be read; says why.
     UsageError : unknown axes, or pages that the file does not have.
     """
-    assert palette in ("colors", "indices")
+    assert palette in ("colors", "indices", "mask colors")
     if axes is not None:
         check_axes(axes)
     if isinstance(source, str | os.PathLike) and Path(source).is_dir() and (folder := _open_folder(source, axes)):

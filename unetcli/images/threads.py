@@ -10,6 +10,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes_here() -> int:
+    """Return how many processes of one training share this machine; `torchrun` starts several."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def limit_threads(limit: int | None) -> int:
     """Set the compute threads of this process and return their number.
 

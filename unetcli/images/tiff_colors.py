@@ -54,7 +54,7 @@ class Conversion:
             looked_up: np.ndarray = self.palette[indices]
             return looked_up
         if self.kept < pixels.shape[-1]:
-            pixels = pixels[..., : self.kept]
+            pixels = np.ascontiguousarray(pixels[..., : self.kept])  # a view would keep alpha in memory
         pixels = pixels.astype(self.dtype, copy=False)
         return pixels if self.highest is None else np.asarray(self.highest - pixels, dtype=self.dtype)
 
@@ -64,8 +64,9 @@ def conversion_of(key: Any, file: InputFile, *, palette: str, colors: bool) -> C
 
     Parameters
     ----------
-    palette : "colors" looks palettes up, "indices" leaves values as they are stored, as those of masks must be: also
-        where white is stored as 0, which only says how a mask is shown (by ImageJ) or nothing at all (1-bit masks).
+    palette : "colors" looks palettes up, unless they are gray; "indices" leaves values as they are stored, as those of
+        masks must be: also where white is stored as 0, which only says how a mask is shown (by ImageJ) or nothing at
+        all (1-bit masks); "mask colors" does the same, but looks every palette up.
     colors : whether the samples of a pixel are colors (axis S) and not channels that the user named.
 
     Raises
@@ -84,7 +85,7 @@ def conversion_of(key: Any, file: InputFile, *, palette: str, colors: bool) -> C
     if photometric == _PALETTE and key.colormap is not None:
         table = _colors_of(key.colormap)
         colormap = tuple((int(r), int(g), int(b)) for r, g, b in table)
-        if palette == "colors" and not is_gray_ramp(table):
+        if palette == "mask colors" or (palette == "colors" and not is_gray_ramp(table)):
             lookup, samples, dtype, bits = table, 3, np.dtype(np.uint8), 8
             notes.append("palette colors as RGB")
     kept = samples if lookup is not None or not colors else samples - _alpha_samples(key, photometric)

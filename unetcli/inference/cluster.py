@@ -182,13 +182,16 @@ class Spread:
 
 
 @contextmanager
-def open_cluster(address: str, *, device: str, threads: int | None = None) -> Iterator[Cluster]:
+def open_cluster(
+    address: str, *, device: str, workers: int | None = None, threads: int | None = None
+) -> Iterator[Cluster]:
     """Yield the processes behind a scheduler, or new ones on this machine where the address is `LOCAL`.
 
     Parameters
     ----------
     device : as the user named it; each process chooses for itself.
-    threads : compute threads of a process.
+    workers : how many processes to start here; by default as many as suit the cards or the cores.
+    threads : compute threads of a running worker, or of all new processes together.
 
     Raises
     ------
@@ -200,7 +203,7 @@ def open_cluster(address: str, *, device: str, threads: int | None = None) -> It
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what concerns the user is raised
     with ExitStack() as stack:
         if address == LOCAL:
-            processes, threads = _local_processes(threads)
+            processes, threads = _local_processes(workers, threads)
             local = LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=processes,
                 threads_per_worker=1,
@@ -239,12 +242,12 @@ def _version() -> str:
     return __version__
 
 
-def _local_processes(threads: int | None) -> tuple[int, int]:
+def _local_processes(workers: int | None, threads: int | None) -> tuple[int, int]:
     """Return how many processes to start here, and the threads of each: one for every card where there is CUDA."""
     import torch
 
     available = threads or cores()
-    processes = torch.cuda.device_count() or max(min(2, available), available // CORES_EACH)
+    processes = workers or torch.cuda.device_count() or max(min(2, available), available // CORES_EACH)
     return processes, max(1, available // processes)
 
 

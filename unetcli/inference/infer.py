@@ -13,13 +13,13 @@ from torch import nn
 from unetcli.dataset.labels import LabelCoding
 from unetcli.errors import InputError, ModelFileError, warn
 from unetcli.geometry import Geometry
-from unetcli.images import ImageInfo, IntensityRange, normalize
+from unetcli.images import ImageInfo, IntensityRange, PixelSize, normalize
 from unetcli.images.atomic import scratch_file
 from unetcli.images.mirror import Source
 from unetcli.images.normalization import rule
 from unetcli.images.omezarr_encoder import Store
 from unetcli.inference.instances import FileRows, ObjectFinder, Rows
-from unetcli.inference.outputs import Output, PageResult, open_outputs
+from unetcli.inference.outputs import Output, OutputPlan, PageResult
 from unetcli.inference.predict import EIGHT_TURNS, UNTURNED, Band, Ensemble, Prepare, TileSize, predict_bands
 from unetcli.inference.records import Destinations, InferConfig, PageDone, Segmented
 from unetcli.inference.scan import Scan, open_scan
@@ -82,6 +82,7 @@ class Segmenter:
         self.networks: list[nn.Module] = [ready(network, device) for _, network, _, _ in loaded]
         self.description: ModelDescription = loaded[0][2]
         self.thresholds = [(path, description.training.get("threshold")) for path, _, description, _ in loaded]
+        self.trained_images = [digits for _, _, each, _ in loaded for digits in each.training.get("images", ())]
         self.coding = coding_of(models[0], self.description)
         check_normalization(models[0], self.description)
         for path, _, other, _ in loaded[1:]:
@@ -144,13 +145,14 @@ class Segmenter:
         Raises
         ------
         InputError : the image cannot be read, or has other channels than the model expects.
+        UsageError : an output cannot hold the result, or would replace what it must not.
         OutputError : a result cannot be written; none is left half-written.
         """
         began = time.monotonic()
         ensemble = self.ensemble(config)
         with ExitStack() as stack:
             image = stack.enter_context(open_scan(sources, axes=config.axes, pages=config.pages))
-            self.check(image.info)
+            plan = self.check(image.info, destinations, config)
             intensity = image.intensity()
             prepare = partial(normalize, intensity=intensity)
             store, spread = Store(config.ngff), None
@@ -158,17 +160,7 @@ class Segmenter:
                 spread = stack.enter_context(cluster.spread(self, image, intensity, destinations, config, size))
                 store = spread.store
             scratch = stack.enter_context(scratch_file(destinations.folder))
-            outputs = stack.enter_context(
-                open_outputs(
-                    destinations,
-                    image.info,
-                    self.coding,
-                    self.description.classes,
-                    config.output_kind,
-                    config.probability_type,
-                    store,
-                )
-            )
+            outputs = stack.enter_context(plan.open(store))
             if spread is not None:
                 spread.begin(outputs)
             foreground, objects = 0, 0
@@ -212,23 +204,25 @@ class Segmenter:
             give_back_ridges=self.coding.task == "instances",
         )
 
-    def inspect(self, sources: Sequence[Path | BinaryIO], config: InferConfig) -> ImageInfo:
+    def inspect(self, sources: Sequence[Path | BinaryIO], destinations: Destinations, config: InferConfig) -> ImageInfo:
         """Return what an image is, after all checks that need no computing.
 
         Raises
         ------
         InputError : the image cannot be read, or has other channels than the model expects.
+        UsageError : an output cannot hold the result, or would replace what it must not.
         """
         with open_scan(sources, axes=config.axes, pages=config.pages) as image:
-            self.check(image.info)
+            self.check(image.info, destinations, config)
             return image.info
 
-    def check(self, info: ImageInfo) -> None:
-        """Raise unless the model fits an image; warn where its pixel size differs from the training data's.
+    def check(self, info: ImageInfo, destinations: Destinations, config: InferConfig) -> OutputPlan:
+        """Return what is to be written of an image; warn where its pixel size differs from the training data's.
 
         Raises
         ------
-        InputError : another number of channels.
+        InputError : another number of channels than the model's.
+        UsageError : an output cannot hold the result, or would replace what it must not.
         """
         if info.channels != self.description.channels:
             raise InputError(
@@ -236,16 +230,16 @@ class Segmenter:
                 path=info.path,
                 hint=f"convert it, name its axes with --axes (now {info.axes}), or train on such images",
             )
-        trained = self.description.pixel_size
-        if trained is None or info.pixel_size is None or info.pixel_size.unit != trained[2]:
-            return
-        ratio = max(info.pixel_size.y / trained[0], trained[0] / info.pixel_size.y)
-        if ratio > 1 + SAME_PIXEL_SIZE:
+        trained = None if self.description.pixel_size is None else PixelSize(*self.description.pixel_size)
+        if trained is not None and info.pixel_size is not None and differ(info.pixel_size, trained):
+            its, theirs = (f"{size.y:g} x {size.x:g} {size.unit}" for size in (info.pixel_size, trained))
             warn(
-                f"its pixels are {info.pixel_size.y:g} {trained[2]}, the model was trained on {trained[0]:g}: "
-                "objects appear in another size",
+                f"its pixels are {its}, the model was trained on {theirs}: objects appear in another size",
                 path=info.path,
             )
+        plan = OutputPlan(destinations, info, self.coding, self.description.classes, config)
+        plan.check()
+        return plan
 
 
 def _page(
@@ -257,7 +251,7 @@ def _page(
     finder: ObjectFinder | None,
     outputs: Sequence[Output],
 ) -> Generator[PageDone, None, tuple[int, int]]:
-    """Hand the bands of a page to all outputs, and return its foreground pixels and its objects."""
+    """Hand the bands of a page to all outputs, and return the foreground pixels of the main one and the objects."""
     foreground = 0
     for band in bands:
         foreground += int(np.count_nonzero(band.classes))
@@ -272,7 +266,15 @@ def _page(
     found = finder.finish()
     for output in outputs:
         output.write_page(PageResult(page, found, pixels, prepare))
-    return foreground, len(found)
+    return int(found.measures.area.sum()) if outputs[0].wants_objects else foreground, len(found)
+
+
+def differ(one: PixelSize, other: PixelSize) -> bool:
+    """Whether pixels differ by more than `SAME_PIXEL_SIZE`; not where their units cannot be compared."""
+    one, other = one.in_micrometers() or one, other.in_micrometers() or other
+    return one.unit == other.unit and any(
+        max(sides) > (1 + SAME_PIXEL_SIZE) * min(sides) for sides in ((one.y, other.y), (one.x, other.x))
+    )
 
 
 def coding_of(path: Path, description: ModelDescription) -> LabelCoding:

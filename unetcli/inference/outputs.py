@@ -1,6 +1,6 @@
 """The results of a pass over an image: masks, probabilities, overlays and tables, each written as it comes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from unetcli.dataset.labels import LabelCoding
-from unetcli.errors import warn
+from unetcli.errors import UsageError, warn
 from unetcli.images import ImageInfo, ImageWriter
 from unetcli.images.atomic import atomic_path
 from unetcli.images.mirror import Source
@@ -19,6 +19,7 @@ from unetcli.images.omezarr_encoder import Store
 from unetcli.inference.instances import PageObjects
 from unetcli.inference.objecttable import ObjectsOutput
 from unetcli.inference.predict import Band, Prepare
+from unetcli.inference.records import Destinations, InferConfig, place_of
 
 MOST_UINT16 = 65535
 OUTLINE = (255, 64, 255)  # magenta: seen on gray by people who confuse red and green
@@ -82,13 +83,39 @@ class RowsOutput:
         """Do nothing: the rows are written already."""
 
 
+class ObjectClassesOutput:
+    """Masks and classes of the objects that are left, page by page."""
+
+    wants_objects = True
+    keeps_objects = wants_probabilities = False
+
+    def __init__(self, writer: ImageWriter, encode: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
+        self.writer = writer
+        self.encode = encode
+
+    def write_band(self, band: Band) -> None:
+        """Do nothing: objects are known when their page is done."""
+
+    def write_page(self, result: PageResult) -> None:
+        """Write the class of each pixel's object."""
+        classes = np.concatenate([np.zeros(1, np.uint8), result.objects.classes])
+        for _, ids in result.objects.bands():
+            self.writer.write_rows(self.encode(classes[ids]))
+
+
 class InstancesOutput:
-    """Ids of objects; written at the end, when the largest id is known."""
+    """Ids of objects; written at the end, when the largest id is known.
+
+    Parameters
+    ----------
+    make_writer : returns what writes ids of a type.
+    """
 
     wants_objects = keeps_objects = True
     wants_probabilities = False
 
-    def __init__(self) -> None:
+    def __init__(self, make_writer: Callable[[type], ImageWriter]) -> None:
+        self.make_writer = make_writer
         self.pages: list[PageObjects] = []
 
     def write_band(self, band: Band) -> None:
@@ -98,35 +125,31 @@ class InstancesOutput:
         """Keep the page's objects."""
         self.pages.append(result.objects)
 
-    def write(self, target: Path | BinaryIO, info: ImageInfo, store: Store) -> None:
+    def write(self) -> None:
         """Write all pages in the smallest unsigned type that instance masks are commonly read with."""
         largest = max(map(len, self.pages))
         dtype = np.uint16 if largest <= MOST_UINT16 else np.uint32
         if dtype == np.uint32:
             warn(f"{largest} objects on one page: their ids take 32 bits, which some programs cannot read")
-        with ImageWriter(target, like=info, dtype=dtype, kind="mask", store=store) as writer:
+        with self.make_writer(dtype) as writer:
             for page in self.pages:
                 for _, ids in page.bands():
                     writer.write_rows(ids.astype(dtype))
 
 
 class OverlayOutput:
-    """Pictures of the image with the outlines of its objects, one file per page.
+    """Pictures of the image with the outlines of its objects.
 
-    Raises
-    ------
-    UsageError : the extension of the file does not suit a picture.
+    Parameters
+    ----------
+    writers : of each page.
     """
 
     wants_objects = True
     keeps_objects = wants_probabilities = False
 
-    def __init__(self, path: Path, info: ImageInfo) -> None:
-        page_info = replace(info, pages=1, page_axes="", page_shape=())
-        paths = [path]
-        if info.pages > 1:
-            paths = [path.with_stem(f"{path.stem}_{page:04d}") for page in range(info.pages)]
-        self.writers = [ImageWriter(path, like=page_info, dtype=np.uint8, channels=3, kind="overlay") for path in paths]
+    def __init__(self, writers: Sequence[ImageWriter]) -> None:
+        self.writers = writers
 
     def write_band(self, band: Band) -> None:
         """Do nothing: outlines are drawn when their page is done."""
@@ -140,60 +163,104 @@ class OverlayOutput:
                 writer.write_rows(draw_overlay(result.prepare(pixels), ids))
 
 
-@contextmanager
-def open_outputs(
-    destinations: Any,
-    info: ImageInfo,
-    coding: LabelCoding,
-    classes: int,
-    kind: str,
-    probability_type: str,
-    store: Store,
-) -> Iterator[list[Output]]:
-    """Yield the outputs of one input; each file takes its place when the block ends well, and none otherwise.
+@dataclass(frozen=True)
+class OutputPlan:
+    """What is to be written of one input, and where.
 
     Parameters
     ----------
-    destinations : an `unetcli.inference.records.Destinations`.
-    kind : of the main output; "mask" is what the training masks were.
-    probability_type : name of the type in which probabilities are written.
-    store : how an OME-Zarr is stored; its folder is for the main output.
+    info : of the input.
+    coding, classes : of the model; the number of classes.
     """
-    outputs: list[Output] = []
-    if kind == "mask":
-        kind = "instances" if coding.task == "instances" else "mask"
-    with ExitStack() as stack:
 
-        def probabilities(target: Path | BinaryIO, store: Store) -> RowsOutput:
-            dtype = np.dtype(probability_type)
-            writer = ImageWriter(target, like=info, dtype=dtype, channels=classes, kind="probabilities", store=store)
-            stack.enter_context(writer)
-            rows = partial(_probability_rows, dtype=dtype)
-            return RowsOutput(writer, rows, wants_probabilities=True)
+    destinations: Destinations
+    info: ImageInfo
+    coding: LabelCoding
+    classes: int
+    config: InferConfig
 
-        instances = InstancesOutput() if kind == "instances" else None
-        if instances is not None:
-            outputs.append(instances)
-        elif kind == "probabilities":
-            outputs.append(probabilities(destinations.main, store))
-        else:
-            coded = kind == "mask"
-            dtype, colormap = (coding.dtype(), coding.colormap) if coded else (np.dtype(np.uint8), None)
-            writer = ImageWriter(destinations.main, like=info, dtype=dtype, colormap=colormap, kind="mask", store=store)
-            stack.enter_context(writer)
-            encode = coding.encode if coded else np.asarray
-            outputs.append(RowsOutput(writer, lambda band: encode(band.classes), wants_probabilities=False))
-        if destinations.probabilities is not None:
-            outputs.append(probabilities(destinations.probabilities, replace(store, folder=None)))
-        if destinations.overlay is not None:
-            outputs.append(OverlayOutput(destinations.overlay, info))
-        if destinations.objects is not None:
-            temporary = stack.enter_context(atomic_path(destinations.objects))
-            file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
-            outputs.append(ObjectsOutput(file, info.pixel_size, coding.classes))
-        yield outputs
-        if instances is not None:
-            instances.write(destinations.main, info, store)
+    @property
+    def kind(self) -> str:
+        """Kind of the main output, "mask" being what the training masks were."""
+        kind = self.config.output_kind
+        return "instances" if kind == "mask" and self.coding.task == "instances" else kind
+
+    def check(self) -> None:
+        """Raise unless all files can hold what is meant for them, without opening any.
+
+        Raises
+        ------
+        UsageError : pages, type or channels do not fit a format, or a page of the overlay has the place of an input or
+            of another output.
+        """
+        self._main(Store())
+        if self.destinations.probabilities is not None:
+            self._probabilities(self.destinations.probabilities, Store())
+        self._overlays(Store())
+
+    @contextmanager
+    def open(self, store: Store) -> Iterator[list[Output]]:
+        """Yield the outputs; each file takes its place when the block ends well, and none otherwise.
+
+        Parameters
+        ----------
+        store : how an OME-Zarr is stored; its folder is for the main output.
+        """
+        destinations, coding, beside = self.destinations, self.coding, replace(store, folder=None)
+        outputs: list[Output] = []
+        with ExitStack() as stack:
+            instances = InstancesOutput(partial(self._main, store)) if self.kind == "instances" else None
+            if instances is not None:
+                outputs.append(instances)
+            else:
+                main = stack.enter_context(self._main(store))
+                encode = coding.encode if self.kind == "mask" else np.asarray
+                if self.kind == "probabilities":
+                    outputs.append(self._probability_rows(main))
+                elif self.config.changes_objects:
+                    outputs.append(ObjectClassesOutput(main, encode))
+                else:
+                    outputs.append(RowsOutput(main, lambda band: encode(band.classes), wants_probabilities=False))
+            if destinations.probabilities is not None:
+                writer = stack.enter_context(self._probabilities(destinations.probabilities, beside))
+                outputs.append(self._probability_rows(writer))
+            if destinations.overlay is not None:
+                outputs.append(OverlayOutput(self._overlays(beside)))
+            if destinations.objects is not None:
+                temporary = stack.enter_context(atomic_path(destinations.objects))
+                file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+                outputs.append(ObjectsOutput(file, self.info.pixel_size, coding.classes))
+            yield outputs
+            if instances is not None:
+                instances.write()
+
+    def _main(self, store: Store, ids: DTypeLike = np.uint16) -> ImageWriter:
+        target, colormap = self.destinations.main, None
+        if self.kind == "probabilities":
+            return self._probabilities(target, store)
+        dtype = np.dtype(ids) if self.kind == "instances" else np.dtype(np.uint8)
+        if self.kind == "mask":
+            dtype, colormap = self.coding.dtype(), self.coding.colormap
+        return ImageWriter(target, like=self.info, dtype=dtype, colormap=colormap, kind="mask", store=store)
+
+    def _probabilities(self, target: Path | BinaryIO, store: Store) -> ImageWriter:
+        dtype = np.dtype(self.config.probability_type)
+        return ImageWriter(
+            target, like=self.info, dtype=dtype, channels=self.classes, kind="probabilities", store=store
+        )
+
+    def _probability_rows(self, writer: ImageWriter) -> RowsOutput:
+        rows = partial(_probability_rows, dtype=np.dtype(self.config.probability_type))
+        return RowsOutput(writer, rows, wants_probabilities=True)
+
+    def _overlays(self, store: Store) -> list[ImageWriter]:
+        info, paths = self.info, self.destinations.overlays(self.info.pages)
+        for path in paths if info.pages > 1 else []:
+            if place_of(path) in self.destinations.taken:
+                what = "a page of the overlay would replace it, an input or another output"
+                raise UsageError(what, path=path, hint="name another folder with --overlay")
+        like = replace(info, pages=1, page_axes="", page_shape=())
+        return [ImageWriter(path, like=like, dtype=np.uint8, channels=3, kind="overlay", store=store) for path in paths]
 
 
 def _probability_rows(band: Band, dtype: np.dtype[Any]) -> NDArray[Any]:

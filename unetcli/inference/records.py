@@ -54,15 +54,28 @@ class InferConfig:
         if not 0 < self.threshold < 1:
             raise UsageError(f"--threshold {self.threshold:g} is no probability", hint="--threshold 0.5")
 
+    @property
+    def changes_objects(self) -> bool:
+        """Whether objects leave what was predicted, or are filled."""
+        return self.min_size > 0 or self.fill_holes
+
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where the results of one input go; `main` is a path or an open binary stream."""
+    """Where the results of one input go.
+
+    Parameters
+    ----------
+    main : a path or an open binary stream.
+    overlay : of a single page; those of several are called after it, see `overlays`.
+    taken : places of the inputs and of all outputs of the command, which no page of an overlay may take.
+    """
 
     main: Path | BinaryIO
     probabilities: Path | None = None
     overlay: Path | None = None
     objects: Path | None = None
+    taken: frozenset[Path] = frozenset()
 
     @property
     def folder(self) -> Path | None:
@@ -71,13 +84,35 @@ class Destinations:
 
     @property
     def images(self) -> list[Path]:
-        """The files that are images with a value or values per pixel."""
-        return [path for path in (self.main, self.probabilities) if isinstance(path, Path)]
+        """The files that are images."""
+        return [path for path in (self.main, self.probabilities, self.overlay) if isinstance(path, Path)]
 
     @property
     def files(self) -> list[Path]:
-        """All files."""
-        return self.images + [path for path in (self.overlay, self.objects) if path is not None]
+        """All files, where the image has a single page."""
+        return self.images + [path for path in (self.objects,) if path is not None]
+
+    @property
+    def exist(self) -> bool:
+        """Whether everything is there already; of the overlay of a stack its first page."""
+        if not isinstance(self.main, Path):
+            return False
+        absent = [path for path in self.files if not path.exists()]
+        if absent == [self.overlay]:
+            absent = [path for path in self.overlays(2)[:1] if not path.exists() or place_of(path) in self.taken]
+        return not absent
+
+    def overlays(self, pages: int) -> list[Path]:
+        """Return the file of each page's overlay."""
+        if self.overlay is None:
+            return []
+        path = self.overlay
+        return [path] if pages == 1 else [path.with_stem(f"{path.stem}_{page:04d}") for page in range(pages)]
+
+
+def place_of(path: Path) -> Path:
+    """Return where a file lies that is written to a path: a link is replaced, wherever it leads."""
+    return path.parent.resolve() / path.name
 
 
 @dataclass(frozen=True)
@@ -96,8 +131,8 @@ class Segmented:
     Parameters
     ----------
     shape : pages, height and width of the output; `axes` of the input, as understood.
-    tile : side of the largest tile that was used.
-    foreground : share of the pixels that are not background.
+    tile : side of the largest tile at the end; it began larger where memory ran out.
+    foreground : share of the pixels that are not background, in what was written.
     objects : number of objects over all pages, None where none were looked for.
     notes : what was done to read the image, such as inverting it.
     """

@@ -1,6 +1,5 @@
 """An image to segment: one file, a stream, or a file per channel."""
 
-import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.errors import InputError
+from unetcli.errors import InputError, warn
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
 from unetcli.images.mirror import Source
 
@@ -42,14 +41,17 @@ class Scan:
     def intensity(self) -> IntensityRange:
         """Return the range of the whole files, whichever pages were selected, so that each is segmented alike.
 
-        Pages that differ in size can only be opened by selection; then the selected ones decide.
+        Where the others differ in size, or are damaged, the selected ones decide, with a warning.
         """
         return reduce(add, map(self._range_of, self.sources, self.files))
 
     def _range_of(self, source: Path | BinaryIO, file: Image) -> IntensityRange:
         if self.pages is not None:
-            with contextlib.suppress(InputError), open_image(source, axes=self.axes, name="stdin") as whole:
-                return intensity_range(whole)
+            try:
+                with _opened(source, self.axes) as whole:
+                    return intensity_range(whole)
+            except InputError as error:
+                warn(f"{error.message}: the selected pages alone decide how bright is bright", path=error.path)
         return intensity_range(file)
 
 
@@ -73,6 +75,12 @@ class _Joined:
         return np.concatenate([part[region] for part in self.parts], axis=2)
 
 
+def _opened(source: Path | BinaryIO, axes: str | None, pages: range | None = None) -> Image:
+    if not isinstance(source, Path):
+        source.seek(0)  # it may have been opened before
+    return open_image(source, axes, pages=pages, name="stdin")
+
+
 @contextmanager
 def open_scan(
     sources: Sequence[Path | BinaryIO], *, axes: str | None = None, pages: range | None = None
@@ -85,7 +93,7 @@ def open_scan(
     """
     opened = tuple(source if isinstance(source, Path) else io.BytesIO(source.read()) for source in sources)
     with ExitStack() as stack:
-        files = tuple(stack.enter_context(open_image(source, axes, pages=pages, name="stdin")) for source in opened)
+        files = tuple(stack.enter_context(_opened(source, axes, pages)) for source in opened)
         first = files[0].info
         for file in files[1:]:
             if (file.info.pages, file.info.height, file.info.width) != (first.pages, first.height, first.width):

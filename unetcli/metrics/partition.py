@@ -96,18 +96,18 @@ def partition(
     ----------
     truth : boolean (H, W), true inside the cells.
     prediction : boolean, or probability of the inside between 0 and 1 (H, W).
-    ignored : pixels that do not count.
+    ignored : pixels that do not count; they lie outside the cells of both.
     spacing : has no influence; every basis is called alike.
     """
-    segments = connected(truth)
-    counted = truth if ignored is None else truth & ~ignored
-    inside = segments[counted]
+    if ignored is not None:
+        truth, prediction = truth & ~ignored, np.where(ignored, np.zeros_like(prediction), prediction)
+    inside = connected(truth)[truth]
     thinned, unthinned = [], []
     for threshold in thresholds_for(prediction):
         cells = prediction > threshold
         something = bool(cells.any() or inside.size)
-        unthinned.append((*_compare(inside, connected(cells)[counted]), something))
-        thinned.append((*_compare(inside, basins(cells)[counted]), something))
+        unthinned.append((*_compare(inside, connected(cells)[truth]), something))
+        thinned.append((*_compare(inside, basins(cells)[truth]), something))
     return Partition(_agreement(thinned), _agreement(unthinned))
 
 

@@ -5,6 +5,7 @@ The truth is warped towards the prediction by flipping pixels whose flip changes
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,14 +20,15 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Warped:
-    """Share of pixels that still differ after warping, at each threshold of the prediction."""
+    """Share of the counted pixels that still differ after warping, at each threshold of the prediction."""
 
     errors: NDArray[np.float64]
 
     @classmethod
     def merged(cls, parts: Sequence[Self]) -> "Warped":
-        """Return the mean over the slices of a stack."""
-        return Warped(np.mean([part.errors for part in parts], axis=0))
+        """Return the mean over the slices of a stack, those without a counted pixel left out."""
+        counted = [part.errors for part in parts if not np.isnan(part.errors).any()]
+        return Warped(np.mean(counted, axis=0)) if counted else parts[0]
 
 
 def warped(
@@ -38,12 +40,13 @@ def warped(
 ) -> Warped:
     """Return what differs after warping the truth; arguments as for the other bases of membranes."""
     confidence = prediction.astype(np.float64)
+    counted = np.ones(truth.shape, np.bool_) if ignored is None else ~ignored
+    truth, size = truth & counted, int(np.count_nonzero(counted))
     errors = []
     for threshold in thresholds_for(prediction):
-        target = confidence > threshold
-        if ignored is not None:
-            target = np.where(ignored, truth, target)
-        errors.append(float(np.mean(warp(truth, target, np.abs(confidence - threshold)) != target)))
+        target = (confidence > threshold) & counted
+        differing = np.count_nonzero(warp(truth, target, np.abs(confidence - threshold)) != target)
+        errors.append(differing / size if size else math.nan)
     return Warped(np.array(errors))
 
 

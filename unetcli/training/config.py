@@ -150,7 +150,7 @@ class TrainConfig:
 
     def continuing(self, chosen: dict[str, Any]) -> "TrainConfig":
         """Return the configuration with what was chosen when the training began."""
-        kept = ("precision", "patch_size", "batch_size", "patches_per_epoch")
+        kept = ("architecture", "arguments", "precision", "patch_size", "batch_size", "patches_per_epoch")
         return replace(self, **{name: chosen[name] for name in kept})
 
     @property

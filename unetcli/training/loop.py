@@ -25,6 +25,7 @@ from unetcli.training.records import EpochRecord, Limits, StepRecord
 from unetcli.training.validation import ValidationScore, validate
 
 BAD_STEPS_IN_A_ROW = 5  # steps whose gradient is not finite before training counts as diverged
+BAD_STEPS_TO_SCALE = 40  # the same in fp16, whose scale is halved by each
 
 
 class Trainer:
@@ -110,14 +111,17 @@ class Trainer:
         return max((record for record in self.history if record.best), key=lambda record: record.epoch, default=None)
 
     @property
-    def finished(self) -> bool:
-        """Whether a limit is reached."""
+    def ending(self) -> str | None:
+        """Which limit is reached, in words."""
         limits, epoch = self.limits, len(self.history)
         if limits.epochs is not None and epoch >= limits.epochs:
-            return True
+            return "those are all"
         if limits.seconds is not None and epoch and not self.losses and self._out_of_time():
-            return True
-        return limits.patience is not None and self.best is not None and epoch - self.best.epoch >= limits.patience
+            return "its time is over"
+        if limits.patience is None or self.best is None:
+            return None
+        waited = epoch - max(self.best.epoch, self.phase_start)
+        return f"the last {limits.patience} were no better" if waited >= limits.patience else None
 
     def run(self) -> Iterator[StepRecord | EpochRecord]:
         """Train until a limit is reached or `stop` says so, yielding a record for each step and each epoch.
@@ -142,7 +146,7 @@ class Trainer:
         model = self.processes.wrap(self.network)
         stopped = self._look(began)
         try:
-            while not stopped and not self.finished:
+            while not stopped and self.ending is None:
                 stopped = yield from self._epoch(model, made, began)
         finally:
             made.close()
@@ -155,6 +159,19 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         return self.limits.seconds is not None and self.seconds + self.validation_seconds >= self.limits.seconds
+
+    @property
+    def share_left(self) -> float:
+        """Share of the epochs, or of the time, that is still to come."""
+        limits = self.limits
+        epochs = 1 - self.epochs_done / limits.epochs if limits.epochs else 1.0
+        return max(0.0, min(epochs, 1 - self.seconds / limits.seconds if limits.seconds else 1.0))
+
+    def _validates_last(self) -> bool:
+        """Whether the next validation leaves no time for steps and one more, so that steps may take what it leaves."""
+        if self.limits.seconds is None or len(self.history) + 1 == self.limits.epochs:
+            return False
+        return self.validation_seconds > 0 and self.seconds + 2 * self.validation_seconds >= self.limits.seconds
 
     def _progress(self) -> float:
         done = 0.0
@@ -179,14 +196,17 @@ class Trainer:
         epoch, first = len(self.history) + 1, len(self.losses)
         started = self.clock()
         set_training(self.network)
-        for step in range(first + 1, self.steps_per_epoch + 1):
+        step = first
+        while step < self.steps_per_epoch or self._validates_last():
+            step += 1
             self.rate = self.recipe.learning_rate * self.schedule(self._progress())
             offset = self.patches_per_epoch + step * self.processes.count + self.processes.rank
             batch = next(made)  # a loader that begins draws from torch's generator
             torch.manual_seed(sample_seed(self.seed, epoch, offset))  # dropout depends on the step alone
             self.losses.append(self._step(model, batch, epoch, step))
             self.seconds = self.clock() - began
-            yield StepRecord(epoch, step, self.steps_per_epoch, self.losses[-1], self._progress(), self.seconds)
+            steps = max(step, self.steps_per_epoch)
+            yield StepRecord(epoch, step, steps, self.losses[-1], self._progress(), self.seconds)
             if self._look(began):
                 return True
             if self._out_of_time():
@@ -221,7 +241,7 @@ class Trainer:
         complete, loss, dice, foreground, *dice_per_class = self.processes.from_first(measured, self.device)
         if not complete:
             return None
-        self.validation_seconds = self.clock() - started
+        (self.validation_seconds,) = self.processes.largest([self.clock() - started], self.device)
         self._look(began)
         finite = [loss for loss in self.losses if math.isfinite(loss)]
         return EpochRecord(
@@ -316,7 +336,7 @@ class Trainer:
 
     def _count_bad_steps(self, norm: float, epoch: int, step: int) -> None:
         self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
-        if self.bad_steps >= BAD_STEPS_IN_A_ROW and self.device.precision != "fp16":
+        if self.bad_steps >= (BAD_STEPS_TO_SCALE if self.device.precision == "fp16" else BAD_STEPS_IN_A_ROW):
             exact = "" if self.device.precision == "fp32" else ", or use --precision fp32"
             kept = "; the best finite model is kept" if self.best else ""
             raise DivergedError(

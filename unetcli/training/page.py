@@ -211,7 +211,8 @@ def _plan_section(config: TrainConfig, decided: Plan) -> str:
         ("class balance", f"{config.class_balance}: {weights}"),
         ("border weight", f"{config.border_weight:g}, sigma {config.border_sigma:g} pixels"),
         ("recipe", config.recipe_line),
-        ("weights", f"averaged with decay {recipe.averaging:g}; gradients clipped at {recipe.largest_gradient:g}"),
+        ("weights", f"averaged with decay {recipe.averaging:g}" if recipe.averaging else "as they are"),
+        ("gradients", f"clipped at {recipe.largest_gradient:g}" if recipe.largest_gradient else "as they are"),
         ("augmentation", ", ".join(f"{name} {value}" for name, value in vars(varied).items())),
     ]
     return report.section("Plan", [report.table(["", ""], rows)])

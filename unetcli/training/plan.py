@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetcli.dataset.augmentation import Augmentation
-from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.labels import IGNORE, class_indices
 from unetcli.dataset.patches import PatchDataset, Sample, Weighting
 from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey
@@ -96,6 +96,10 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     counts = _class_counts(training, coding.task, len(classes))
     if not counts[1:].any():
         raise InputError("no foreground in the images to train on", hint="another --seed or --validation")
+    if not any((sample.labels != IGNORE).any() for sample in held_out):
+        raise InputError(
+            f"nothing is labelled in what is held out ({split.rule})", hint="another --seed, or name it by --validation"
+        )
     weights = class_weights(counts, config.class_balance, recipe.smallest_share)
     batch_pixels = recipe.cuda_batch_pixels if device.kind == "cuda" else recipe.batch_pixels
     batch_size = config.batch_size or usual_batch_size(network, batch_pixels, output_size)
@@ -169,7 +173,7 @@ def _network(config: TrainConfig, survey: Survey, dropout: float) -> tuple[nn.Mo
         channels=survey.channels,
         classes=len(survey.coding.classes),
         dropout=dropout,
-        init=config.init,
+        init=None if config.resume else config.init,  # the state has the weights
     )
     if config.freeze and config.init is None:
         warn("--freeze without --init keeps random weights")
@@ -234,11 +238,12 @@ def _patch_size(config: TrainConfig, survey: Survey, network: nn.Module) -> int:
 
 
 def _samples(config: TrainConfig, survey: Survey, split: Split, gap: int) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    def cache(indices: Sequence[int]) -> SampleCache:
-        return SampleCache([survey.pairs[index] for index in indices], survey.coding, survey.axes_override)
+    def cache(indices: Sequence[int], apart: Sequence[int] = ()) -> SampleCache:
+        pairs, held_apart = ([survey.pairs[index] for index in chosen] for chosen in (indices, apart))
+        return SampleCache(pairs, survey.coding, survey.axes_override, held_apart)
 
     if not split.by_region:
-        return cache(split.training), cache(split.validation)
+        return cache(split.training, apart=split.validation), cache(split.validation)
     parts = [hold_out_region(sample, gap) for sample in cache(split.training)]
     return [training for training, _ in parts], [held_out for _, held_out in parts]
 
@@ -247,7 +252,7 @@ def _class_counts(samples: Sequence[Sample], task: str, classes: int) -> NDArray
     """Return the labelled training pixels of each class."""
     counts = np.zeros(classes, dtype=np.int64)
     for sample in samples:
-        labels = sample.labels if task == "semantic" else np.minimum(sample.labels, 1)
+        labels = class_indices(sample.labels, task)
         counts += np.bincount(labels[labels != IGNORE], minlength=classes)
     return counts
 

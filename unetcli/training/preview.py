@@ -68,7 +68,8 @@ class Preview:
 
 def preview(survey: Survey, decided: Plan, dataset: PatchDataset, rows: int = ROWS) -> Preview:
     """Return patches of training images, from the one with the least to the one with the most foreground."""
-    shares = [survey.foreground_shares[index] for index in decided.split.training]
+    every_share = survey.foreground_shares
+    shares = [every_share[index] for index in decided.split.training]
     shown = [_Shown.draw(dataset, number, shares[number]) for number in _spread(shares, dataset.share, rows)]
     largest = max(float(each.weights.max()) for each in shown)
     return Preview(tuple(each.as_row(largest) for each in shown), largest)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unetcli.images.threads import cores
+from unetcli.images.threads import cores, processes_here
 from unetcli.models.device import Device
 
 LONGEST_WAIT = timedelta(hours=24)  # the others wait while the first one validates
@@ -76,12 +76,13 @@ ALONE = Processes()
 
 def processes_of_environment() -> Processes:
     """Return what `torchrun` says in the environment; a single process where it says nothing."""
-    return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else ALONE
 
 
 def own_cores() -> int:
     """Return how many cores this process has for itself, where `torchrun` started several on this machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores() // processes_here())
 
 
 def own_device(name: str) -> str:

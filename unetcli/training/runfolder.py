@@ -19,7 +19,8 @@ from unetcli.errors import OutputError
 from unetcli.images.atomic import atomic_path, is_alive
 from unetcli.training.records import EpochRecord
 
-BEST = "best.safetensors"
+BEST, STATE, PREVIOUS = "best.safetensors", "state.safetensors", "state.previous.safetensors"
+CONFIG, PAGE, HISTORY = "config.json", "report.html", ("history.csv", "history.jsonl")
 _OWN_LOCK = ".lock.tmp-"
 _TRIES = 10  # to take a lock that others take and let go at the same time
 
@@ -60,7 +61,8 @@ class RunFolder:
     def _take(self, holder: Path) -> None:
         """Put a folder that names its owner in place of the lock, which succeeds for one process only."""
         host = socket.gethostname()
-        owner = {"pid": os.getpid(), "host": host, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {"pid": os.getpid(), "host": host, "since": since, "began": _began(os.getpid())}
         for left in self.path.glob(f"{_OWN_LOCK}{host}-*"):  # by a process that was killed just then
             if not is_alive(int(left.name.rpartition("-")[2])):
                 shutil.rmtree(left, ignore_errors=True)
@@ -72,8 +74,8 @@ class RunFolder:
             if _renamed(own, holder):
                 return
             other = _owner(holder / "owner.json")
-            if other and other.get("host") == host and not is_alive(int(other["pid"])):
-                stale = self.path / f"{_OWN_LOCK}{host}-{other['pid']}"
+            if other and other.get("host") == host and _is_gone(other):
+                stale = self.path / f"{_OWN_LOCK}{host}-stale-{os.getpid()}"
                 if _renamed(holder, stale):
                     shutil.rmtree(stale, ignore_errors=True)
             elif other:
@@ -87,10 +89,9 @@ class RunFolder:
         )
 
     def clear(self) -> None:
-        """Remove the files of an earlier training."""
-        for path in self.path.iterdir():
-            if path.is_file():
-                path.unlink()
+        """Remove the files of an earlier training, and no others."""
+        for name in (BEST, STATE, PREVIOUS, CONFIG, PAGE, *HISTORY):
+            (self.path / name).unlink(missing_ok=True)
 
     def keep(self, model: Path) -> None:
         """Keep the best model under a second name, so that it survives its own."""
@@ -113,12 +114,12 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the options and what was understood of the data as ``config.json``."""
-        with atomic_path(self.path / "config.json") as temporary:
+        with atomic_path(self.path / CONFIG) as temporary:
             temporary.write_text(json.dumps(config, indent=2, default=str) + "\n")
 
     def write_page(self, page: str) -> None:
         """Write ``report.html``."""
-        with atomic_path(self.path / "report.html") as temporary:
+        with atomic_path(self.path / PAGE) as temporary:
             temporary.write_text(page, encoding="utf-8")
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
@@ -132,7 +133,7 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         lines = [json.dumps({name: _finite(value) for name, value in row.items()}) + "\n" for row in rows]
-        for name, content in (("history.csv", text.getvalue()), ("history.jsonl", "".join(lines))):
+        for name, content in zip(HISTORY, (text.getvalue(), "".join(lines)), strict=True):
             with atomic_path(self.path / name) as temporary:
                 temporary.write_text(content)
 
@@ -147,6 +148,20 @@ def _flat(record: EpochRecord) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the process that took a lock runs no more: its number may have passed to another, even to this one."""
+    process = int(owner["pid"])
+    return not is_alive(process) or owner.get("began") not in (None, _began(process))
+
+
+def _began(process: int) -> str | None:
+    """Return when a process began, in ticks since the machine did; None where the system does not tell."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _owner(path: Path) -> dict[str, Any]:

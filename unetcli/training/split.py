@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.labels import IGNORE
+from unetcli.dataset.names import split_extension
 from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
 from unetcli.errors import InputError, UsageError
@@ -18,6 +20,8 @@ from unetcli.errors import InputError, UsageError
 DEFAULT_FRACTION = 0.2
 FEWEST_FOR_SPLIT = 4  # images; fewer share an image between training and validation
 HELD_OUT_SHARE = 0.25  # of such a shared image
+_VALIDATION = ("val", "valid", "validation")  # words of a list's column `split`
+_TRAINING, _TEST = ("train", "training", ""), ("test", "testing")
 FORMS = "--validation takes 0.2, pages (20-23), a folder or a glob of the data, or a list file"
 
 
@@ -44,7 +48,7 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
     Parameters
     ----------
     validation : "auto", a fraction ("0.2"), pages of a stack ("20-23"), a folder, a glob over names or files, or a
-        list file: one name per line, or CSV with the columns ``id`` and ``split``.
+        list file: one name per line, or CSV with the columns ``id`` and ``split``, whose test images stay out.
 
     Raises
     ------
@@ -53,12 +57,15 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
     named = [index for index, pair in enumerate(pairs) if pair.split == "validation"]
     tested = {index for index, pair in enumerate(pairs) if pair.split == "test"}
     usable = [index for index in range(len(pairs)) if index not in tested]
+    if not usable:
+        raise InputError(f"all {len(pairs)} images belong to the test split", hint="name the folder of one split")
     if validation == "auto":
         if named:
             return _checked(usable, named, f"{len(named)} images of the folder's validation split")
-        return _automatic(pairs, usable, DEFAULT_FRACTION, seed)
+        return _automatic(pairs, usable, None, seed)
     if Path(validation).is_file():
-        chosen = _listed(pairs, usable, Path(validation))
+        chosen, tested = _listed(pairs, usable, Path(validation))
+        usable = [index for index in usable if index not in tested]
         if len(set(chosen)) in (0, len(usable)):
             what = "every image" if chosen else "nothing"
             raise InputError(
@@ -118,20 +125,22 @@ def _checked(usable: Sequence[int], chosen: Sequence[int], rule: str) -> Split:
     return Split(training, tuple(chosen), by_region=False, rule=rule)
 
 
-def _automatic(pairs: Sequence[Pair], usable: Sequence[int], fraction: float, seed: int) -> Split:
-    if len(usable) < FEWEST_FOR_SPLIT:
+def _automatic(pairs: Sequence[Pair], usable: Sequence[int], asked: float | None, seed: int) -> Split:
+    """Return the split of `asked`, a fraction, or of the usual one; where none is asked for, few images share."""
+    fraction = asked or DEFAULT_FRACTION
+    if len(usable) < (FEWEST_FOR_SPLIT if asked is None else 2):
         rule = f"a quarter of each of {len(usable)} images, apart by a gap (optimistic: the same images are trained on)"
         return Split(tuple(usable), tuple(usable), by_region=True, rule=rule)
     stacks = _stacks(pairs, usable)
-    if len(stacks) >= FEWEST_FOR_SPLIT:  # whole files: the pages of a stack resemble each other
+    if len(stacks) >= FEWEST_FOR_SPLIT or len(stacks) == len(usable):  # whole files: pages of one are alike
         files = list(stacks.values())
-        held = max(1, round(fraction * len(files)))
+        held = min(max(1, round(fraction * len(files))), len(files) - 1)
         order = np.random.default_rng(seed).permutation(len(files))[:held]
         chosen = sorted(index for file in order for index in files[int(file)])
         return _checked(usable, chosen, f"{held} of {len(files)} files, drawn with seed {seed}")
     chosen = []
     for pages in stacks.values():  # the end of each stack, as one block: neighbouring pages resemble each other
-        chosen += pages[len(pages) - max(1, round(fraction * len(pages))) :] if len(pages) > 1 else []
+        chosen += pages[len(pages) - min(max(1, round(fraction * len(pages))), len(pages) - 1) :]
     return _checked(usable, chosen, f"the last {len(chosen)} of {len(usable)} pages")
 
 
@@ -155,59 +164,88 @@ def _selected(pairs: Sequence[Pair], usable: Sequence[int], selection: str) -> l
                 hint=f"name the folder among the data, too: unet train DATA {folder} --validation {folder}",
             )
         return chosen
+    from_here = str(folder.absolute())
     chosen = [
         index
         for index in usable
-        if any(fnmatch(name, selection) for name in (pairs[index].name, *map(str, pairs[index].images)))
+        if selection == pairs[index].name
+        or fnmatch(pairs[index].name, selection)
+        or any(
+            fnmatch(str(path), selection) or fnmatch(str(path.absolute()), from_here) for path in pairs[index].images
+        )
     ]
     if not chosen:
         raise UsageError(f"--validation {selection} is no file or folder, and no image has such a name", hint=FORMS)
     return chosen
 
 
-def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> list[int]:
+def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> tuple[list[int], set[int]]:
+    """Return the pairs that a list file names for validation, and for the test split; a stack's name means its pages.
+
+    Raises
+    ------
+    InputError : no list, or names of no image or of several files, or splits that are unknown.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.DictReader(text.splitlines(), restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
     if rows and {"id", "split"} <= set(rows[0]):
-        names = {row["id"] for row in rows if row["split"].strip().lower() in ("val", "valid", "validation")}
+        split_of = {row["id"]: row["split"].strip().lower() for row in rows}
     else:
-        names = {line.strip() for line in text.splitlines() if line.strip()}
-    by_name = {name: index for index in usable for name in _names(pairs[index])}
-    unknown = sorted(name for name in names if name not in by_name)
-    if unknown:
-        shown = ", ".join(unknown[:10])
-        raise InputError(
-            f"{len(unknown)} names are no image of the data set: {shown}", path=path, hint="one name per line"
-        )
-    return sorted({by_name[name] for name in names})
+        split_of = {line.strip(): _VALIDATION[0] for line in text.splitlines() if line.strip()}
+    odd = sorted(set(split_of.values()) - {*_VALIDATION, *_TRAINING, *_TEST})
+    if odd:
+        raise InputError(f"has the split {odd[0]!r}", path=path, hint="the column split says train, validation or test")
+    by_name: defaultdict[str, dict[Path, list[int]]] = defaultdict(dict)
+    for index in usable:
+        for name in _names(pairs[index]):
+            by_name[name].setdefault(pairs[index].images[0], []).append(index)
+    meant = [name for name, split in split_of.items() if split not in _TRAINING]
+    for what, wrong in (
+        ("names are no image of the data set", [name for name in meant if name not in by_name]),
+        ("names are those of several files", [name for name in meant if len(by_name.get(name, ())) > 1]),
+    ):
+        if wrong:
+            shown = ", ".join(sorted(wrong)[:10])
+            raise InputError(f"{len(wrong)} {what}: {shown}", path=path, hint="one name per line, as unet prints it")
+
+    def of(splits: Sequence[str]) -> set[int]:
+        named = [name for name in meant if split_of[name] in splits]
+        return {index for name in named for found in by_name[name].values() for index in found}
+
+    return sorted(of(_VALIDATION)), of(_TEST)
 
 
-def _names(pair: Pair) -> tuple[str, ...]:
-    return pair.name, pair.images[0].name, pair.images[0].stem
+def _names(pair: Pair) -> set[str]:
+    """Return what a list may call a pair: its name, or that of its file, which all pages of a stack share."""
+    file = pair.images[0].name
+    return {pair.name, file, pair.images[0].stem, split_extension(file)[0]}
 
 
 def hold_out_region(sample: Sample, gap: int) -> tuple[Sample, Sample]:
     """Return an image's labels for training and for validation, each with the other's part ignored.
 
-    The longer axis is cut where the held-out quarter, at its beginning or end, resembles the whole most in its share
-    of foreground; a strip of at most `gap` pixels, and an eighth of the side, is left out between the two.
+    What is labelled is cut across its longer axis, where the held-out quarter, at its beginning or end, resembles the
+    whole most in its share of foreground; a strip of at most `gap` pixels, and an eighth of the side, is left out
+    between the two.
     """
     labels = sample.labels
-    side = max(labels.shape)
-    along = labels if labels.shape[0] == side else labels.T
+    if (labels == IGNORE).all():
+        return sample, sample
+    lines = [np.flatnonzero((labels != IGNORE).any(axis=axis)) for axis in (1, 0)]  # rows, columns
+    (top, bottom), (left, right) = ((int(found[0]), int(found[-1]) + 1) for found in lines)
+    training, validation = labels.copy(), np.full_like(labels, IGNORE)
+    parts = [part[top:bottom, left:right] for part in (labels, training, validation)]
+    along, train_view, validation_view = parts if bottom - top >= right - left else [part.T for part in parts]
+    side = len(along)
     held = max(1, int(side * HELD_OUT_SHARE))
     strip = min(gap, side // 8)
     wanted = _foreground_share(along)
     ends = (np.s_[:held], np.s_[side - held :])
     distances = [abs(_foreground_share(along[end]) - wanted) for end in ends]
     at_start = distances[0] < distances[1]
-
-    training, validation = labels.copy(), np.full_like(labels, IGNORE)
-    train_view = training if labels.shape[0] == side else training.T
-    validation_view = validation if labels.shape[0] == side else validation.T
     end = ends[0] if at_start else ends[1]
     validation_view[end] = along[end]
     train_view[np.s_[: held + strip] if at_start else np.s_[side - held - strip :]] = IGNORE
@@ -215,5 +253,4 @@ def hold_out_region(sample: Sample, gap: int) -> tuple[Sample, Sample]:
 
 
 def _foreground_share(labels: NDArray[np.int32]) -> float:
-    known = labels[labels != IGNORE]
-    return float((known > 0).mean()) if known.size else -1.0
+    return float((labels[labels != IGNORE] > 0).mean())

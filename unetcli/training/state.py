@@ -1,6 +1,5 @@
 """The state of a training, from which `--resume` continues it as if it had never stopped."""
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,16 +9,17 @@ import torch
 from torch import Tensor
 
 from unetcli.dataset.survey import Survey
-from unetcli.errors import InputError, ModelFileError, warn
+from unetcli.errors import InputError, ModelFileError, UsageError, warn
 from unetcli.inference.predict import TileSize
-from unetcli.models.container import read_container, write_container
+from unetcli.models.container import read_container, read_header, write_container
 from unetcli.training.loop import Trainer
 from unetcli.training.plan import Plan
+from unetcli.training.processes import processes_of_environment
 from unetcli.training.records import EpochRecord
+from unetcli.training.runfolder import CONFIG, HISTORY, PREVIOUS, STATE
 
-FORMAT = 3
+FORMAT = 4
 HEADER_KEY = "unet-state"
-STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 SHOWN = 5  # names of changed images
 
 
@@ -30,8 +30,8 @@ class TrainingState:
     Parameters
     ----------
     options : of the command that began it.
-    chosen : what was chosen for it then and holds on: precision, sizes of patches, batches and epochs, and which images
-        are held out.
+    chosen : what was chosen for it then and holds on: the network, precision, sizes of patches, batches (of how many
+        processes) and epochs, and which images are held out.
     data : for each pair its name and the hashes of its image and its mask.
     position : steps and epochs that are done, and what else the next step depends on.
     tensors : weights, their average, and the optimizer's moments.
@@ -64,9 +64,17 @@ class TrainingState:
 
         Raises
         ------
+        UsageError : another number of processes trains.
         ModelFileError : they have other channels or classes.
         InputError : they differ; names the pairs.
         """
+        processes = processes_of_environment().count
+        if self.chosen["processes"] != processes:
+            raise UsageError(
+                f"the training began with {self.chosen['processes']} processes, now there are {processes}",
+                path=path,
+                hint=f"torchrun with {self.chosen['processes']} processes in all, or begin anew from the model: --init",
+            )
         for what, now in (("channels", survey.channels), ("classes", len(survey.coding.classes))):
             if self.chosen[what] != now:
                 raise ModelFileError(
@@ -110,6 +118,9 @@ class TrainingState:
 def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingState:
     """Return the state of a training before its first step."""
     chosen = {
+        "architecture": decided.architecture,
+        "arguments": decided.arguments,
+        "processes": processes_of_environment().count,
         "precision": decided.device.precision,
         "patch_size": decided.patch_size,
         "batch_size": decided.batch_size,
@@ -126,16 +137,24 @@ def _held_out(decided: Plan, survey: Survey) -> list[str]:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write a state into a run folder; the one before is kept beside it.
+    """Write a state into a run folder; the one before is kept beside it, if it is whole.
 
     Raises
     ------
     OutputError : it cannot be written; the one before is still there.
     """
-    with contextlib.suppress(FileNotFoundError):
+    if _is_whole(folder / STATE):
         (folder / STATE).replace(folder / PREVIOUS)
     header = {key: value for key, value in vars(state).items() if key != "tensors"}
     write_container(folder / STATE, HEADER_KEY, {"format": FORMAT, **header}, state.tensors)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_header(path, HEADER_KEY)
+    except (UsageError, ModelFileError):
+        return False
+    return True
 
 
 def load_state(folder: Path) -> TrainingState | None:
@@ -172,7 +191,7 @@ def may_continue(folder: Path) -> bool:
 
     The model of an epoch is written first, then its state, then the history.
     """
-    return has_state(folder) or ((folder / "config.json").exists() and not (folder / "history.csv").exists())
+    return has_state(folder) or ((folder / CONFIG).exists() and not (folder / HISTORY[0]).exists())
 
 
 def _read(path: Path) -> TrainingState:

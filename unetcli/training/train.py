@@ -27,7 +27,8 @@ class Trained:
 
     Parameters
     ----------
-    best : None where the training was stopped before its first validation; the model then holds the last weights.
+    weights_sha256 : empty where `best` is None and a model was there before, which stays.
+    best : None where the training was stopped before its first validation; a new model then holds the last weights.
     stopped : whether it was told to stop, and can be resumed.
     """
 
@@ -157,7 +158,7 @@ def _train(
             raise DivergedError(
                 "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
             )
-        if trainer.best is None:
+        if trainer.best is None and not config.output.exists():
             sha256 = save_model(config.output, trainer.average.average, describe(config, survey, decided, None))
             with extra:
                 page.finish(sha256)

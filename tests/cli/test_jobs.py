@@ -1,0 +1,176 @@
+"""What ``unet infer`` reads and where it writes: found, and checked, before the first page is predicted."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from handmade import describe, write_model
+
+from unetcli.cli import run
+from unetcli.inference import infer as inference
+from unetcli.models import build_network
+from unetcli.models.modelfile import save_model
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The working folder, with models for masks, for instances, and for two channels."""
+    monkeypatch.chdir(tmp_path)
+    for kind in ("mask", "instances"):
+        write_model(tmp_path / f"{kind}.safetensors", kind)
+    arguments = {"features": 2, "depth": 1}
+    torch.manual_seed(0)
+    network = build_network("unet", channels=2, classes=2, **arguments)
+    save_model(tmp_path / "two.safetensors", network, describe(arguments, channels=2))
+    return tmp_path
+
+
+@pytest.fixture
+def unpredicted(monkeypatch):
+    """Fail where anything is predicted."""
+
+    def failing(*arguments, **options):
+        raise AssertionError("predicted")
+
+    monkeypatch.setattr(inference, "predict_bands", failing)
+
+
+def scan(name, pages=1, height=30):
+    rng = np.random.default_rng(0)
+    Path(name).parent.mkdir(exist_ok=True)
+    tifffile.imwrite(name, rng.integers(0, 255, (pages, height, 40)).astype(np.uint8)[slice(None) if pages > 1 else 0],
+                     photometric="minisblack")  # fmt: skip
+
+
+def infer(*arguments, model="mask"):
+    return run(["infer", *arguments, "-m", f"{model}.safetensors", "--precision", "fp32", "--tile", "60"])
+
+
+@pytest.mark.parametrize("option", ["--overlay", "--objects", "--probabilities"])
+@pytest.mark.parametrize("taken", ["scan.tif", "mask.safetensors"])
+def test_no_extra_takes_the_place_of_an_input_beside_a_stream(place, capfdbinary, option, taken):
+    scan("scan.tif")
+    before = Path(taken).read_bytes()
+    assert infer("scan.tif", "-o", "-", option, taken) == 2
+    assert Path(taken).read_bytes() == before
+    said = capfdbinary.readouterr()
+    assert not said.out
+    assert taken.endswith(".safetensors") or b"error: scan.tif: the output would replace this input" in said.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("output", "extras", "model", "words"),
+    [
+        ("m.png", (), "mask", "m.png: 5 pages do not fit a PNG"),
+        ("m.png", (), "instances", "m.png: 5 pages do not fit a PNG"),
+        ("m.png", ("--output-kind", "classes"), "mask", "m.png: 5 pages do not fit a PNG"),
+        ("m.tif", ("--probabilities", "p.png"), "instances", "p.png: 5 pages do not fit a PNG"),
+        ("m.tif", ("--overlay", "o.jpg"), "mask", "o.jpg: JPEG would damage labels"),
+        ("m.tif", ("--overlay", "o.nii"), "mask", "NIfTI cannot hold 3 channels"),
+        ("p.nii.gz", ("--output-kind", "probabilities"), "mask", "NIfTI cannot hold 2 channels"),
+    ],
+)
+def test_formats_that_cannot_hold_it(place, unpredicted, capsys, output, extras, model, words, more):
+    if "nii" in output + "".join(extras):
+        pytest.importorskip("nibabel")
+    scan("stack.tif", 5)
+    assert infer("stack.tif", "-o", output, *extras, *more, model=model) == 2
+    assert words in capsys.readouterr().err
+    assert not list(place.glob("[mop].*"))
+
+
+def test_a_dry_run_allows_what_fits(place, unpredicted):
+    scan("stack.tif", 2)
+    assert infer("stack.tif", "-o", "m.tif", "--overlay", "o.png", "--dry-run", model="instances") == 0
+    assert infer("stack.tif", "--pages", "1", "-o", "m.png", "--dry-run", model="instances") == 0
+    assert not list(place.glob("[mo]*.png"))
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_pages_of_an_overlay_replace_no_input(place, unpredicted, capsys, more):
+    """The channels of an image may be called what the pages of its overlay are called."""
+    for channel in range(2):
+        scan(f"scan_000{channel}.tif", 2)
+    before = Path("scan_0000.tif").read_bytes()
+    command = ("scan_0000.tif", "scan_0001.tif", "-o", "m.tif", "--overlay", "./scan.tif", *more)
+    assert infer(*command, model="two") == 2
+    assert "error: scan_0000.tif: a page of the overlay would replace it" in capsys.readouterr().err
+    assert Path("scan_0000.tif").read_bytes() == before
+    Path("link.tif").symlink_to("scan_0000.tif")
+    assert infer("link.tif", "-o", "m.tif", "--overlay", "scan.tif", *more) == 2
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("m.tif", "--overlay", "o.png", "--json", "o_0001.png"),
+        ("o_0001.tif", "--overlay", "o.tif"),
+        ("m.tif", "--overlay", "o.tif", "--probabilities", "o_0000.tif"),
+    ],
+)
+def test_pages_of_an_overlay_replace_no_other_output(place, unpredicted, capsys, outputs):
+    scan("stack.tif", 2)
+    assert infer("stack.tif", "-o", *outputs) == 2
+    assert "a page of the overlay would replace it" in capsys.readouterr().err
+
+
+def test_pages_of_an_overlay_replace_no_other_overlay(place, capsys):
+    scan("in/cell.tif", 2)
+    scan("in/cell_0000.tif")
+    assert infer("in", "-o", "masks/", "--overlay", "ov/") == 7
+    assert "error: ov/cell_0000.png: a page of the overlay would replace it" in capsys.readouterr().err
+    assert [path.name for path in Path("ov").iterdir()] == ["cell_0000.png"]
+    assert [path.name for path in Path("masks").iterdir()] == ["cell_0000.tif"]
+    scan("in/cell.tif")
+    assert infer("in", "-o", "masks/", "--overlay", "ov/") == 0
+    assert len(list(Path("ov").iterdir())) == 2
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize("absent", ["--objects", "--overlay", "--probabilities"])
+def test_an_image_is_skipped_where_all_its_outputs_exist(place, capsys, absent, pages):
+    scan("a.tif", pages)
+    extras = {"--objects": "o.csv", "--overlay": "o.png", "--probabilities": "p.tif"}
+    path = Path("o_0000.png" if absent == "--overlay" and pages > 1 else extras[absent])
+    command = ("a.tif", "-o", "m.tif", *(word for option in extras.items() for word in option), "--skip-existing")
+    assert infer(*command) == 0
+    Path("m.tif").write_bytes(b"kept")
+    assert infer(*command, "-v") == 0
+    assert "1 of 1 outputs exist already" in capsys.readouterr().err
+    assert Path("m.tif").read_bytes() == b"kept"
+    path.unlink()
+    assert infer(*command) == 0
+    assert path.exists()
+    assert tifffile.imread("m.tif").shape[-2:] == (30, 40)
+
+
+def test_images_of_a_folder(place):
+    names = ["a.tif", "b.stk", "c.btf", "d.tf8", "e.TIFF", "f.lsm", "h.ome.tif"]
+    for name in names:
+        scan(f"in/{name}")
+    for name in ("notes.txt", "table.csv.gz", ".hidden.tif", "~$a.tif"):
+        Path("in", name).write_bytes(b"no image")
+    assert infer("in", "-o", "masks", "-q") == 0
+    assert sorted(path.name for path in Path("masks").iterdir()) == [f"{letter}.tif" for letter in "abcdefh"]
+
+
+def test_options_that_all_commands_share(capsys):
+    """The page of the contract lists them as common to the three; each may mean its own."""
+    shared = ("device", "precision", "seed", "workers", "threads", "pages", "axes", "json", "dry-run", "quiet",
+              "verbose", "debug")  # fmt: skip
+    for command in ("train", "infer"):
+        assert run([command, "--help"]) == 0
+        assert {f"--{name}" for name in shared} <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_workers_may_be_named_without_a_cluster(place):
+    scan("a.tif")
+    results = []
+    for workers in ("0", "2"):
+        assert infer("a.tif", "-o", "m.tif", "--workers", workers, "-q") == 0
+        results.append(Path("m.tif").read_bytes())
+    assert results[0] == results[1]
