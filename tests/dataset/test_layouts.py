@@ -111,6 +111,8 @@ def test_nnunet_that_lacks_a_channel_or_has_a_broken_description(tmp_path: Path)
         "[]",
         '{"labels": {"a": "b"}}',
         '{"labels": {"background": 0, "cell": 1, "ignore": []}}',  # found by tests/faults/fuzz.py (4318)
+        '{"labels": {"background": 0, "cell": 1, "ignore": 4294967295}}',  # found by tests/faults/fuzz.py (38)
+        '{"labels": {"background": 0, "cell": [1, 2], "ignore": -4}}',
         '{"dataset": {"x": 3}}',
         '{"dataset": {"x": {"images": ["n"], "label": "l"}}}',
         '{"dataset": {"x": {"images": [], "label": "labelsTr/case_000.png"}}}',  # found by tests/faults/fuzz.py (1538)
