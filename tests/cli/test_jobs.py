@@ -174,3 +174,11 @@ def test_workers_may_be_named_without_a_cluster(place):
         assert infer("a.tif", "-o", "m.tif", "--workers", workers, "-q") == 0
         results.append(Path("m.tif").read_bytes())
     assert results[0] == results[1]
+
+
+def test_pages_of_an_overlay_keep_the_extension(place):
+    scan("stack.tif", 2)
+    assert infer("stack.tif", "-o", "m.tif", "--overlay", "o.v1.ome.tif") == 0
+    assert sorted(path.name for path in place.glob("o.*")) == ["o.v1_0000.ome.tif", "o.v1_0001.ome.tif"]
+    with tifffile.TiffFile("o.v1_0001.ome.tif") as file:
+        assert file.is_ome

@@ -528,6 +528,36 @@ def test_pieces_of_a_mask_are_counted_without_what_is_ignored(tmp_path, capsys):
     assert scores == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("task", "predicted", "beyond"),
+    [
+        ("binary", lambda truth: (truth > 0).astype(np.uint8), [5, 255]),  # no probabilities of 8 bits
+        ("binary", lambda truth: (truth > 0) * np.float32(0.8) + np.float32(0.1), [np.nan, 2]),
+        ("classes", lambda truth: truth, [50, 255]),
+        ("instances", lambda truth: (truth > 0).astype(np.uint8), [1, 2]),  # no ids
+    ],
+)
+def test_what_is_predicted_where_pixels_are_ignored_does_not_say_how_it_is_read(
+    task, predicted, beyond, tmp_path, capsys
+):
+    values = {"binary": (CELLS > 0) * 255, "classes": CELLS % 3, "instances": CELLS}
+    truth = values[task].astype(np.uint16)
+    prediction = predicted(np.roll(truth, 1, axis=1))
+    truth[:4], prediction[:4] = 999, 0
+    save(tmp_path / "t.tif", truth)
+    rows = []
+    for value in [None, *beyond]:
+        if value is not None:
+            prediction[:2, ::2] = value
+            prediction[:2, 1::2] = beyond[0]
+        save(tmp_path / "p.tif", prediction)
+        asked = ["--task", "instances" if task == "instances" else "semantic", "--ignore", 999]
+        code, found = document(capsys, tmp_path / "p.tif", tmp_path / "t.tif", *asked)
+        assert code == 0
+        rows.append(found["rows"])
+    assert rows[1:] == rows[:1] * len(beyond)
+
+
 def test_a_limit_of_no_class_is_found_before_anything_is_scored(instances, capsys):
     arguments = [instances / "predicted", instances / "truth", "--dry-run"]
     assert evaluate(*arguments, "--fail-under", "dice[object]=0.5") == 0

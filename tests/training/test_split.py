@@ -140,8 +140,32 @@ def test_test_images_of_a_list_stay_out_of_training(tmp_path):
     assert split.validation == (3,)
     assert split.training == (0, 1, 2, 6, 7)
     path.write_text("id,split\ncell_03,val\ncell_04,dev\n")
-    with pytest.raises(InputError, match="has the split 'dev'"):
+    with pytest.raises(InputError, match="1 words are no split: dev"):
         split_pairs(files(8), str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,split\ncell_03,val\ncell_03.tif,test\n", "cell_03"),
+        ("id,split\ncell_03,val\ncell_03,train\n", "cell_03"),
+        ("id,split\ncell_08,val\n", "cell_08"),  # a test image of the folder
+    ],
+)
+def test_an_image_belongs_to_one_split(tmp_path, text, said):
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"1 images are in several splits: {said}"):
+        split_pairs([*files(8), *files(9, split="test")[8:]], str(path))
+
+
+def test_a_list_as_people_write_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "list.csv"
+    path.write_text("ID, Split\n cell_03 , VAL \nimages/cell_05.tif,val\ncell_08,test\n\ncell_01\nnobody,train\n")
+    split = split_pairs([*files(8), *files(9, split="test")[8:]], str(path))
+    assert split.validation == (3, 5)
+    assert split.training == (0, 1, 2, 4, 6, 7)
 
 
 def test_a_folder_of_test_images_alone():

@@ -1,9 +1,10 @@
 """From what the user named to pages that can be scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def read_inputs(
     data = data_set_at(truth)
     pairs = pair_files(prediction, truth, data, pages=pages)
     coding = truth_coding(_survey_truths(pairs), task, ignore, data) if like is None else like.coding
-    files = [(pair.prediction, pair.prediction_pages) for pair in pairs]
+    files = [(pair.prediction, _predicted_pages(pair, coding)) for pair in pairs]
     values = survey_values(files, opened_as=coding.opened_as)
     predicted = prediction_coding(coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)])
     notes = list(predicted.notes)
@@ -128,13 +129,28 @@ def _read_truth(pair: FilePair, page: int, coding: LabelCoding) -> NDArray[np.in
         return coding.decode(image.page(page)[:], pair.truth)
 
 
+def _predicted_pages(pair: FilePair, coding: LabelCoding) -> Iterator[NDArray[Any]]:
+    with open_image(pair.prediction, palette=coding.opened_as) as image:
+        for predicted, page in zip(pair.prediction_pages, pair.truth_pages, strict=True):
+            raw = image.page(predicted)[:]
+            yield raw if coding.ignore is None else _counted(raw, _read_truth(pair, page, coding))
+
+
+def _counted(raw: NDArray[Any], truth: NDArray[np.int32]) -> NDArray[Any]:
+    """Return a prediction (H, W, C) whose ignored pixels hold what some other one holds, so that they tell nothing."""
+    ignored = truth < 0
+    if not ignored.any() or ignored.all():
+        return raw
+    return np.where(ignored[:, :, None], raw[~ignored][0], raw)
+
+
 def _load(
     pair: FilePair, number: int, coding: LabelCoding, predicted: PredictionCoding, spacing: tuple[float, float]
 ) -> LabelledPage:
-    with open_image(pair.prediction, palette=coding.opened_as) as image:
-        labels, probability = predicted.decode(image.page(pair.prediction_pages[number])[:])
     page = pair.truth_pages[number]
     there = _read_truth(pair, page, coding)
+    with open_image(pair.prediction, palette=coding.opened_as) as image:
+        labels, probability = predicted.decode(_counted(image.page(pair.prediction_pages[number])[:], there))
     if predicted.in_pieces:
         labels = connected((labels > 0) & (there >= 0))
     return LabelledPage(pair.name, page, there, labels, probability, spacing)

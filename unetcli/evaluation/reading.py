@@ -1,6 +1,6 @@
 """Which prediction belongs to which truth, whether they fit, and what values they hold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -154,12 +154,14 @@ def header_of(path: Path) -> ImageInfo:
         return image.info
 
 
-def survey_values(files: Sequence[tuple[Path, range]], *, opened_as: str = "indices") -> list[Values]:
+def survey_values(
+    files: Sequence[tuple[Path, Iterable[NDArray[Any]]]], *, opened_as: str = "indices"
+) -> list[Values]:
     """Return what values each file holds on the pages that count, after decoding them all.
 
     Parameters
     ----------
-    files : with the pages that count.
+    files : with the pages (H, W, C) that count, decoded as they are asked for.
     opened_as : how palettes are read, as `open_image` takes it.
 
     Raises
@@ -176,8 +178,8 @@ def survey_values(files: Sequence[tuple[Path, range]], *, opened_as: str = "indi
     return found
 
 
-def _values_of(path: Path, pages: range, opened_as: str) -> Values:
-    found = [_values_on(raw, path, opened_as) for raw in _pages_of(path, pages, opened_as)]
+def _values_of(path: Path, pages: Iterable[NDArray[Any]], opened_as: str) -> Values:
+    found = [_values_on(raw, path, opened_as) for raw in pages]
     return Values(
         reduce(np.union1d, [page.values for page in found])[:KEPT_VALUES],
         min(page.least for page in found),
@@ -200,12 +202,6 @@ def _values_on(raw: NDArray[Any], path: Path, opened_as: str) -> Values:
     if channels == 3 and opened_as != "indices" and dtype.kind != "f":
         raw = packed(raw, path)
     return Values(_distinct(raw), raw.min().item(), raw.max().item(), whole, channels, in_color, dtype)
-
-
-def _pages_of(path: Path, pages: range, opened_as: str) -> Iterator[NDArray[Any]]:
-    with open_image(path, palette=opened_as) as image:
-        for page in pages:
-            yield image.page(page)[:]
 
 
 def _distinct(raw: NDArray[Any]) -> NDArray[Any]:

@@ -258,7 +258,7 @@ class OutputPlan:
         for path in paths if info.pages > 1 else []:
             if place_of(path) in self.destinations.taken:
                 what = "a page of the overlay would replace it, an input or another output"
-                raise UsageError(what, path=path, hint="name another folder with --overlay")
+                raise UsageError(what, path=path, hint="--overlay takes another name")
         like = replace(info, pages=1, page_axes="", page_shape=())
         return [ImageWriter(path, like=like, dtype=np.uint8, channels=3, kind="overlay", store=store) for path in paths]
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from unetcli.dataset.names import split_extension
 from unetcli.errors import UsageError
 from unetcli.images.omezarr_metadata import ZARR_FORMATS
 
@@ -107,7 +108,9 @@ class Destinations:
         if self.overlay is None:
             return []
         path = self.overlay
-        return [path] if pages == 1 else [path.with_stem(f"{path.stem}_{page:04d}") for page in range(pages)]
+        stem, extension = split_extension(path.name)
+        names = [path.name] if pages == 1 else [f"{stem}_{page:04d}{extension}" for page in range(pages)]
+        return [path.with_name(name) for name in names]
 
 
 def place_of(path: Path) -> Path:

@@ -95,7 +95,9 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     training, held_out = _samples(config, survey, split, gap=geometry.border)
     counts = _class_counts(training, coding.task, len(classes))
     if not counts[1:].any():
-        raise InputError("no foreground in the images to train on", hint="another --seed or --validation")
+        raise InputError(
+            "no foreground in the images to train on", hint="annotate more, or another --seed or --validation"
+        )
     if not any((sample.labels != IGNORE).any() for sample in held_out):
         raise InputError(
             f"nothing is labelled in what is held out ({split.rule})", hint="another --seed, or name it by --validation"

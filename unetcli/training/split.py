@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.labels import IGNORE
-from unetcli.dataset.names import split_extension
+from unetcli.dataset.names import SPLITS, split_extension
 from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
 from unetcli.errors import InputError, UsageError
@@ -20,8 +20,7 @@ from unetcli.errors import InputError, UsageError
 DEFAULT_FRACTION = 0.2
 FEWEST_FOR_SPLIT = 4  # images; fewer share an image between training and validation
 HELD_OUT_SHARE = 0.25  # of such a shared image
-_VALIDATION = ("val", "valid", "validation")  # words of a list's column `split`
-_TRAINING, _TEST = ("train", "training", ""), ("test", "testing")
+_SPLITS = {"": "train", **SPLITS}  # words of a list's column `split`
 FORMS = "--validation takes 0.2, pages (20-23), a folder or a glob of the data, or a list file"
 
 
@@ -184,44 +183,55 @@ def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> tuple[l
 
     Raises
     ------
-    InputError : no list, or names of no image or of several files, or splits that are unknown.
+    InputError : no list; names of no image, of several files or in several splits, or splits that are unknown.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(text.splitlines(), restval=""))
+        table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
-    if rows and {"id", "split"} <= set(rows[0]):
-        split_of = {row["id"]: row["split"].strip().lower() for row in rows}
+    header = [cell.lower() for cell in table[0]] if table else []
+    if {"id", "split"} <= set(header):
+        rows = [dict(zip(header, row, strict=False)) for row in table[1:]]
+        listed = [(row.get("id", ""), row.get("split", "").lower()) for row in rows]
     else:
-        split_of = {line.strip(): _VALIDATION[0] for line in text.splitlines() if line.strip()}
-    odd = sorted(set(split_of.values()) - {*_VALIDATION, *_TRAINING, *_TEST})
-    if odd:
-        raise InputError(f"has the split {odd[0]!r}", path=path, hint="the column split says train, validation or test")
-    by_name: defaultdict[str, dict[Path, list[int]]] = defaultdict(dict)
-    for index in usable:
-        for name in _names(pairs[index]):
-            by_name[name].setdefault(pairs[index].images[0], []).append(index)
-    meant = [name for name, split in split_of.items() if split not in _TRAINING]
-    for what, wrong in (
-        ("names are no image of the data set", [name for name in meant if name not in by_name]),
-        ("names are those of several files", [name for name in meant if len(by_name.get(name, ())) > 1]),
-    ):
+        listed = [(line.strip(), "validation") for line in text.splitlines() if line.strip()]
+
+    def refuse(what: str, wrong: Collection[str], hint: str = "one name per line, as unet prints it") -> None:
         if wrong:
-            shown = ", ".join(sorted(wrong)[:10])
-            raise InputError(f"{len(wrong)} {what}: {shown}", path=path, hint="one name per line, as unet prints it")
+            raise InputError(f"{len(wrong)} {what}: {', '.join(sorted(wrong)[:10])}", path=path, hint=hint)
 
-    def of(splits: Sequence[str]) -> set[int]:
-        named = [name for name in meant if split_of[name] in splits]
-        return {index for name in named for found in by_name[name].values() for index in found}
-
-    return sorted(of(_VALIDATION)), of(_TEST)
+    refuse("words are no split", {word for _, word in listed if word not in _SPLITS}, "train, validation or test")
+    files: defaultdict[str, dict[Path, list[int]]] = defaultdict(dict)
+    for index, pair in enumerate(pairs):
+        for name in _names(pair):
+            files[name].setdefault(pair.images[0], []).append(index)
+    meant = [
+        (name, files.get(name) or files.get(str(Path(name).absolute())) or {}, _SPLITS[word]) for name, word in listed
+    ]
+    refuse(
+        "names are no image of the data set", {name for name, found, split in meant if split != "train" and not found}
+    )
+    refuse(
+        "names are those of several files",
+        {name for name, found, split in meant if split != "train" and len(found) > 1},
+    )
+    splits: defaultdict[int, set[str]] = defaultdict(set)
+    for _, found, split in meant:
+        for indices in found.values() if len(found) == 1 else ():
+            for index in indices:
+                splits[index].add(split)
+    for index in splits.keys() - set(usable):
+        splits[index].add("test")
+    refuse("images are in several splits", {pairs[index].name for index, said in splits.items() if len(said) > 1})
+    validation, test = ({index for index, said in splits.items() if kind in said} for kind in ("validation", "test"))
+    return sorted(validation), test
 
 
 def _names(pair: Pair) -> set[str]:
     """Return what a list may call a pair: its name, or that of its file, which all pages of a stack share."""
-    file = pair.images[0].name
-    return {pair.name, file, pair.images[0].stem, split_extension(file)[0]}
+    path = pair.images[0]
+    return {pair.name, path.name, path.stem, split_extension(path.name)[0], str(path.absolute())}
 
 
 def hold_out_region(sample: Sample, gap: int) -> tuple[Sample, Sample]:
