@@ -176,7 +176,7 @@ def train(
         for config in configs:
             result = train_one(shown, config, found, given)
             if result is None:  # a dry run
-                for other in configs:
+                for other in configs[1:]:
                     check_outputs(other, dry_run=True)
                 return
             results.append(result)

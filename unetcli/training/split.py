@@ -185,17 +185,7 @@ def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> tuple[l
     ------
     InputError : no list; names of no image, of several files or in several splits, or splits that are unknown.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
-    header = [cell.lower() for cell in table[0]] if table else []
-    if {"id", "split"} <= set(header):
-        rows = [dict(zip(header, row, strict=False)) for row in table[1:]]
-        listed = [(row.get("id", ""), row.get("split", "").lower()) for row in rows]
-    else:
-        listed = [(line.strip(), "validation") for line in text.splitlines() if line.strip()]
+    listed = _rows_of(path)
 
     def refuse(what: str, wrong: Collection[str], hint: str = "one name per line, as unet prints it") -> None:
         if wrong:
@@ -226,6 +216,25 @@ def _listed(pairs: Sequence[Pair], usable: Sequence[int], path: Path) -> tuple[l
     refuse("images are in several splits", {pairs[index].name for index, said in splits.items() if len(said) > 1})
     validation, test = ({index for index, said in splits.items() if kind in said} for kind in ("validation", "test"))
     return sorted(validation), test
+
+
+def _rows_of(path: Path) -> list[tuple[str, str]]:
+    """Return the names of a list file and the word for the split of each, "validation" where it has none.
+
+    Raises
+    ------
+    InputError : no text, or no table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
+    header = [cell.lower() for cell in table[0]] if table else []
+    if not {"id", "split"} <= set(header):
+        return [(line.strip(), "validation") for line in text.splitlines() if line.strip()]
+    rows = [dict(zip(header, row, strict=False)) for row in table[1:]]
+    return [(row.get("id", ""), row.get("split", "").lower()) for row in rows]
 
 
 def _names(pair: Pair) -> set[str]:
