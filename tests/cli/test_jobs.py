@@ -1,5 +1,6 @@
 """What ``unet infer`` reads and where it writes: found, and checked, before the first page is predicted."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 import tifffile
 import torch
 from handmade import describe, write_model
+from PIL import Image
 
 from unetcli.cli import run
+from unetcli.cli.jobs import stem_of
 from unetcli.inference import infer as inference
 from unetcli.models import build_network
 from unetcli.models.modelfile import save_model
@@ -182,3 +185,109 @@ def test_pages_of_an_overlay_keep_the_extension(place):
     assert sorted(path.name for path in place.glob("o.*")) == ["o.v1_0000.ome.tif", "o.v1_0001.ome.tif"]
     with tifffile.TiffFile("o.v1_0001.ome.tif") as file:
         assert file.is_ome
+
+
+def test_an_extra_for_one_image_is_a_file(place):
+    """Only several images, or a folder that is named, make a folder of it."""
+    scan("a.tif")
+    scan("b.tif")
+    Path("out").mkdir()
+    Path("tables").mkdir()
+    assert infer("a.tif", "-o", "out/", "--objects", "cells.csv", "--overlay", "o.png", "-q") == 0
+    assert Path("cells.csv").is_file()
+    assert Path("o.png").is_file()
+    assert infer("a.tif", "-o", "out/", "--objects", "tables", "--overlay", "new", "-q") == 0
+    assert Path("tables/a.csv").is_file()
+    assert Path("new/a.png").is_file()
+    assert infer("a.tif", "b.tif", "-o", "out/", "--objects", "all.csv", "-q") == 0
+    assert sorted(path.name for path in Path("all.csv").iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_probabilities_of_png_are_tiff(place):
+    """PNG cannot hold them."""
+    picture("in/a.png")
+    assert infer("in", "-o", "masks", "-q") == infer("in", "-o", "p", "--output-kind", "probabilities", "-q") == 0
+    assert [path.name for folder in ("masks", "p") for path in Path(folder).iterdir()] == ["a.png", "a.tif"]
+
+
+def picture(name):
+    Path(name).parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40)).astype(np.uint8)).save(name)
+
+
+def test_two_inputs_of_one_stem(place, unpredicted, capsys):
+    scan("in/a.tif")
+    picture("in/a.png")
+    assert infer("in", "-o", "masks") == 2
+    assert "in/a.png, in/a.tif would write results of one name" in capsys.readouterr().err
+
+
+def test_folders_that_a_glob_matches_stand_for_their_images(place):
+    scan("imgs/a.tif")
+    scan("imgs2/b.tif")
+    Path("imgs3").mkdir()
+    assert infer("imgs*", "-o", "masks", "-q") == 0
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["a.tif", "b.tif"]
+
+
+def test_the_present_folder_has_a_name(place, monkeypatch):
+    assert [stem_of(name) for name in ("a.ome.tif", ".", "..", "./", "x/../b.tif")] == [
+        "a", place.name, place.parent.name, place.name, "b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "-1", "1.5"])
+def test_what_is_no_number_of_pixels(place, unpredicted, capsys, number):
+    scan("a.tif")
+    assert run(["infer", "a.tif", "-o", "m.tif", "-m", "mask.safetensors", "--tile", number]) == 2
+    assert "--tile" in capsys.readouterr().err
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["infer", f"{LONG}.tif", "-o", "m.tif", "-m", "mask.safetensors"], 2),
+        (["infer", "a.tif", "-o", f"{LONG}.tif", "-m", "mask.safetensors"], 5),
+        (["infer", "a.tif", "-o", "m.tif", "-m", f"{LONG}.safetensors"], 4),
+        (["infer", "a.tif", "-o", "m.tif", "-m", "mask.safetensors", "--json", f"{LONG}.json"], 5),
+        (["evaluate", f"{LONG}.tif", "a.tif"], 2),
+        (["evaluate", "a.tif", f"{LONG}.tif"], 2),
+        (["train", LONG], 2),
+        (["train", "a.tif", "a.tif", "-o", f"{LONG}.safetensors"], 5),
+    ],
+)
+def test_names_that_no_file_can_have(place, unpredicted, capsys, arguments, code):
+    """They are found before any work, and are no bug."""
+    scan("a.tif")
+    assert run(arguments) == code
+    assert "aaa" in capsys.readouterr().err
+
+
+def test_warnings_are_one_line(place, capsys):
+    name = "one\nline \x1b[31mred.tif"
+    tifffile.imwrite(name, np.where(np.eye(40) > 0, np.nan, np.arange(40, dtype=np.float32)))
+    assert infer(name, "-o", "m.tif") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warned
+    assert all("one\\nline \\x1b[31mred.tif" in line for line in warned)
+
+
+@pytest.mark.parametrize("form", [("--json", "-"), ("--json=-",), ("--json", "d.json")])
+def test_a_command_that_cannot_be_parsed_has_a_document_too(place, capsys, form):
+    assert run(["infer", "a.tif", *form]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out or Path("d.json").read_text())
+    assert (found["command"], found["exit"]) == ("infer", 2)
+    assert "--output" in found["error"]
+    assert f"error: {found['error']}" in err
+
+
+def test_a_dry_run_sees_that_a_folder_cannot_be_made(place, unpredicted, capsys):
+    scan("a.tif")
+    Path("file").write_bytes(b"")
+    assert infer("a.tif", "-o", "file/new/m.tif", "--dry-run") == infer("a.tif", "-o", "file/new/m.tif") == 5
+    assert infer("a.tif", "-o", "new/deep/m.tif", "--dry-run") == 0
+    assert not Path("new").exists()

@@ -600,3 +600,19 @@ def test_dry_run_makes_no_folder(instances, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
     assert evaluate(instances / "predicted", instances / "truth", "--dry-run", "--json", tmp_path / "j" / "d.json") == 0
     assert json.loads((tmp_path / "j" / "d.json").read_text())["cases"] == 3
+
+
+@pytest.mark.parametrize("option", ["--csv", "--report"])
+def test_outputs_cannot_replace_the_description_of_a_data_set(instances, option):
+    target = instances / "truth" / "dataset.json"
+    target.write_text("{}")
+    assert evaluate(instances / "predicted", instances / "truth", option, target) == 2
+    assert target.read_text() == "{}"
+
+
+def test_remedies_are_those_of_the_command(instances, capsys):
+    save(instances / "predicted" / "a_pred.png", CELLS.astype(np.uint8))
+    assert evaluate(instances / "predicted", instances / "truth") == 3
+    assert "--images" not in capsys.readouterr().err
+    assert evaluate(f"{instances}/pred*", instances / "truth") == 2
+    assert "quote" not in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -329,3 +330,31 @@ def test_the_checks_can_fail(place, models, capsys):
     (place / "a.tif").write_bytes(b"")
     with pytest.raises(AssertionError, match="changed"):
         watch.check(0, "", ["m.tif"])
+
+
+def test_a_folder_that_must_not_be_read(zygote, place_of_all, models):
+    """Named as what it is: an input, not an output."""
+    shutil.copy(models["gray"], place_of_all / "g.safetensors")
+    tifffile.imwrite(place_of_all / "t.tif", discs(0)[0])
+    (place_of_all / "locked").mkdir()
+    tifffile.imwrite(place_of_all / "locked" / "a.tif", discs(0)[0])
+    (place_of_all / "locked").chmod(0)
+    for arguments, code in (
+        (["infer", "locked", "-o", "m/", "-m", "g.safetensors"], 3),
+        (["infer", "locked/a.tif", "-o", "m.tif", "-m", "g.safetensors"], 3),
+        (["infer", "l*", "-o", "m/", "-m", "g.safetensors"], 3),
+        (["infer", "t.tif", "-o", "m.tif", "-m", "locked/x.safetensors"], 4),
+        (["evaluate", "locked", "t.tif"], 3),
+        (["evaluate", "locked/a.tif", "t.tif"], 3),
+        (["evaluate", "t.tif", "locked"], 3),
+        (["train", "locked/a.tif", "t.tif"], 3),
+        (["infer", "t.tif", "-o", "locked/m.tif", "-m", "g.safetensors"], 5),
+        (["infer", "t.tif", "-o", "locked/new/m.tif", "-m", "g.safetensors", "--dry-run"], 5),
+    ):
+        (place_of_all / "err").unlink(missing_ok=True)
+        running = zygote.start(arguments, place_of_all, nobody=True)
+        assert running.wait() == code, (arguments, (place_of_all / "err").read_text())
+        error = (place_of_all / "err").read_text()
+        assert re.search("error: locked.*permission denied", error), arguments
+        check_form(code, error)
+    (place_of_all / "locked").chmod(0o755)

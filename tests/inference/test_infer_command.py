@@ -1,9 +1,11 @@
 """``unet infer`` with a model made by hand, whose result is known: geometry, sizes, memory, thresholds, types."""
 
 import csv
+import errno
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from oracles import objects_of
 from unetcli.cli import run
 from unetcli.dataset.labels import LabelCoding
 from unetcli.images import open_image
+from unetcli.inference import infer as inference
 from unetcli.models import build_network, unet
 from unetcli.models.modelfile import read_description, save_model
 
@@ -337,3 +340,56 @@ def test_pixel_sizes_are_compared_across_units(place, capsys, trained, resolutio
     tifffile.imwrite("scan.tif", drawn(40, 50), imagej=True, resolution=resolution, metadata={"unit": unit})
     assert run(["infer", "scan.tif", "-o", "m.tif", "-m", "sized.safetensors"]) == 0
     assert ("warning: scan.tif: its pixels are" in error(capsys)) == differs
+
+
+def test_selected_pages_lie_where_they_lie(place, capsys):
+    """In space a mask of pages A-B begins at slice A, and it is scored there without a warning."""
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.array([[-0.7, 0.1, 0.2, 90], [0.1, 0.8, 0, -120], [0, 0, 3, -30], [0, 0, 0, 1]])
+    volume = drawn(20, 30, 6)
+    nibabel.save(nibabel.Nifti1Image(volume, affine), "v.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.where(volume == BRIGHT, 255, 0).astype(np.uint8), affine), "t.nii.gz")
+    for pages, first in (("3-5", 3), ("2", 2), ("0-1", 0), ("0-5", 0)):
+        assert infer("v.nii.gz", "m.nii.gz", "mask", "--pages", pages) == 0
+        found = nibabel.load("m.nii.gz")
+        np.testing.assert_allclose(found.affine[:3, 3], (affine @ [0, 0, first, 1])[:3], atol=1e-5)
+        np.testing.assert_allclose(found.affine[:3, :3], affine[:3, :3], atol=1e-5)
+        assert run(["evaluate", "m.nii.gz", "t.nii.gz", "--pages", pages, "--fail-under", "dice=1"]) == 0
+        assert "elsewhere" not in error(capsys)
+
+
+def test_selected_volumes_of_a_film_begin_at_their_slice(place):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(drawn(20, 30, 4, 3), np.diag([1.0, 1, 2, 1])), "v.nii.gz")
+    with open_image("v.nii.gz") as image:
+        assert (image.info.page_axes, image.info.page_shape) == ("TZ", (3, 4))
+    with open_image("v.nii.gz", pages=range(5, 7)) as image:  # the second volume, from its slice 1
+        assert image.info.orientation[2][3] == 2
+    with open_image("v.nii.gz", pages=range(4, 8)) as image:
+        assert image.info.orientation[2][3] == 0
+
+
+def test_a_dry_run_reads_every_file(place, capsys):
+    """Its exit code is that of the real run: pixels that are damaged are found."""
+    tifffile.imwrite("nan.tif", np.full((30, 40), np.nan, np.float32))
+    tifffile.imwrite("bad.tif", drawn(64, 64), compression="zlib")
+    with tifffile.TiffFile("bad.tif") as file:
+        start = file.pages[0].dataoffsets[0]
+    data = bytearray(Path("bad.tif").read_bytes())
+    data[start : start + 20] = bytes(20)
+    Path("bad.tif").write_bytes(data)
+    for name in ("nan.tif", "bad.tif"):
+        assert infer(name, "m.tif", "mask", "--dry-run") == infer(name, "m.tif") == 3
+        assert error(capsys).count(f"error: {name}: ") == 2
+    assert sorted(path.name for path in place.glob("m.*")) == []
+
+
+def test_a_full_disk_for_objects_is_no_fault_of_the_image(place, capsys, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(inference, "scratch_file", lambda folder: Full())
+    tifffile.imwrite("scan.tif", drawn(30, 40))
+    assert infer("scan.tif", "m.tif", "instances") == 5
+    assert "error: m.tif: disk full" in error(capsys)

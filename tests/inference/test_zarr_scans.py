@@ -115,3 +115,13 @@ def test_memory_does_not_grow(model, tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + array.nbytes / 8
+
+
+def test_selected_pages_lie_where_they_lie(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.zarr", stack(pages=5), "zyx")
+    with open_image("a.zarr") as scan:
+        began = scan.info.origin or (0.0, 0.0, 0.0)
+    assert run(["infer", "a.zarr", "-o", "m.zarr", "--pages", "3-4", "-m", str(model), "-q"]) == 0
+    with open_image("m.zarr") as found:
+        assert found.info.origin == pytest.approx((began[0] + 3 * 0.5, *began[1:]))

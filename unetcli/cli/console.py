@@ -16,13 +16,15 @@ from typing import Any
 
 from unetcli import __version__
 from unetcli.cli.places import check_document
-from unetcli.errors import OutputError, Problems, ResourceError, UnetError, UnetWarning, UsageError
+from unetcli.errors import OutputError, Problems, ResourceError, UnetError, UnetWarning
 
 SCHEMA = 1  # of the JSON documents
 EXIT_BUG = 1
 EXIT_BROKEN_PIPE = 141
 SIGNALS = {name: getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
-WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+WRITING_FAILED = {  # where the system says so of no input: those are looked at before
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 class Interrupted(BaseException):
@@ -117,7 +119,7 @@ class Console:
         if text not in self.warnings:
             self.warnings.append(text)
             if not self.quiet:
-                write_line(sys.stderr, f"warning: {text}")
+                write_line(sys.stderr, f"warning: {one_line(text)}")
 
 
 @contextlib.contextmanager
@@ -187,8 +189,6 @@ def drop_unwritten() -> None:
 
 def show_failure(error: Exception) -> int:
     """Write ``error:`` and ``hint:`` lines to stderr and return the exit code."""
-    if hasattr(error, "format_message"):  # a usage error found by typer
-        error = UsageError(error.format_message(), hint="see 'unet --help' or 'unet COMMAND --help'")
     failure = as_unet_error(error)
     problems = failure.problems if isinstance(failure, Problems) else (failure,)
     hints: list[str] = []
@@ -203,12 +203,11 @@ def show_failure(error: Exception) -> int:
 
 def as_unet_error(error: Exception) -> UnetError:
     """Return the error of ours that stands for any exception; what is unknown is a bug and says so."""
-    if isinstance(error, UnetError) or hasattr(error, "format_message"):
-        return error  # type: ignore[return-value]
+    if isinstance(error, UnetError):
+        return error
     if isinstance(error, OSError) and error.errno in WRITING_FAILED:
-        return OutputError(
-            error.strerror or str(error), path=error.filename, hint="free space there, or name another place"
-        )
+        said = (error.strerror or str(error)).lower()
+        return OutputError(said, path=error.filename, hint="free space there, or name another place")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return ResourceError("too many open files", hint="ulimit -n 4096, or --workers 0")
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):

@@ -93,7 +93,7 @@ def infer(
         inputs = find_inputs(images)
         cases = group_channels(inputs, model_paths)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
-        jobs = plan_outputs(cases, output, extras, model_paths, json_file, dry_run=dry_run)
+        jobs = plan_outputs(cases, output, extras, model_paths, json_file, output_kind=output_kind, dry_run=dry_run)
         if skip_existing:
             jobs = [job for job in jobs if not job[1].exist]
             shown.say_more(f"{len(cases) - len(jobs)} of {len(cases)} outputs exist already")
@@ -184,13 +184,14 @@ def segment_all(
         shown.say(f"hint: tiles of {size.tile} pixels write only {core} of them; --tile auto is many times faster")
     done: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
-    with progress_bar(shown, "images", enabled=not dry_run) as bar:
+    with progress_bar(shown, "images") as bar:
         for number, (files, destinations) in enumerate(jobs):
             try:
                 sources = [sys.stdin.buffer if file == STREAM else Path(file) for file in files]
                 if dry_run:
                     done.append(inspected(segmenter.inspect(sources, destinations, config), destinations))
                     say_done(shown, done[-1])
+                    bar((number + 1) / len(jobs), files[0])
                     continue
                 for event in segmenter.segment(sources, destinations, config, size, cluster):
                     if isinstance(event, Segmented):
@@ -214,9 +215,14 @@ def segment_all(
 
 def inspected(info: "ImageInfo", destinations: "Destinations") -> dict[str, Any]:
     """Return what a dry run knows of an output: its place, shape and axes, and how the image is read."""
-    output = str(destinations.main) if isinstance(destinations.main, Path) else STREAM
     shape = (info.pages, info.height, info.width)
-    return {"input": str(info.path), "output": output, "shape": shape, "axes": info.axes, "notes": info.notes}
+    return {
+        "input": str(info.path),
+        "output": str(destinations.name),
+        "shape": shape,
+        "axes": info.axes,
+        "notes": info.notes,
+    }
 
 
 def say_done(shown: Console, done: dict[str, Any]) -> None:
@@ -242,7 +248,7 @@ def describe(done: dict[str, Any]) -> str:
 def _auto_or_number(name: str, text: str) -> int:
     if text == "auto":
         return 0
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--{name} {text}: auto or a number above 0", hint=f"--{name} auto")
     return int(text)
 

@@ -66,20 +66,15 @@ def find_inputs(images: list[str]) -> list[str]:
     UsageError : something is absent or matches nothing.
     InputError : a folder without an image.
     """
-    from unetcli.images.reader import is_image_folder
+    from unetcli.images.files import is_there
 
     found: list[str] = []
     for argument in images:
         path = Path(argument)
-        if argument == STREAM or path.is_file() or is_image_folder(path):
+        if argument == STREAM:
             found.append(argument)
-        elif path.is_dir():
-            inside = sorted(
-                str(entry)
-                for entry in path.iterdir()
-                if not is_hidden(entry.name)
-                and (is_image_folder(entry) or (split_extension(entry.name)[1] and entry.is_file()))
-            )
+        elif is_there(path):
+            inside = _images_at(argument)
             if not inside:
                 raise InputError(
                     "holds no image (its sub-folders are not searched)",
@@ -87,16 +82,31 @@ def find_inputs(images: list[str]) -> list[str]:
                     hint=f"name the files, or a glob in quotes: '{path}/*/*.tif'",
                 )
             found += inside
-        elif path.exists():
-            found.append(argument)  # a pipe or a device: the reader says what is wrong with it
         elif glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  absolute and relative patterns alike
-            if not matches:
+            inside = [image for match in matches for image in _images_at(match)]
+            if not inside:
                 raise UsageError(f"no file matches {argument}", hint="check the folder and the quotes around the glob")
-            found += matches
+            found += inside
         else:
             raise UsageError("no such file", path=argument, hint="check the name")
     return list(dict.fromkeys(found))
+
+
+def _images_at(argument: str) -> list[str]:
+    """Return what a path names: the images in a folder that is none itself, anything else as it is."""
+    from unetcli.images.files import is_there
+    from unetcli.images.reader import is_image_folder
+
+    path = Path(argument)
+    if not is_there(path) or not path.is_dir() or is_image_folder(path):
+        return [argument]  # the reader says what is wrong with a pipe, a device, or a link to nothing
+    return sorted(
+        str(entry)
+        for entry in path.iterdir()
+        if not is_hidden(entry.name)
+        and (is_image_folder(entry) or (split_extension(entry.name)[1] and entry.is_file()))
+    )
 
 
 def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[str, ...]]:
@@ -128,6 +138,7 @@ def plan_outputs(
     models: list[Path],
     document: str | None,
     *,
+    output_kind: str,
     dry_run: bool,
 ) -> "list[Job]":
     """Return where the results of each image go; all places are checked for writing.
@@ -136,6 +147,8 @@ def plan_outputs(
     ----------
     extras : the outputs beside the main one, by the names that `Destinations` gives them.
     document : the JSON document, a result of all images.
+    output_kind : of the main output.
+    dry_run : whether to make no folder.
 
     Raises
     ------
@@ -146,20 +159,21 @@ def plan_outputs(
     from unetcli.inference.records import place_of
 
     read = [Path(path) for files in cases for path in files if path != STREAM] + models
-    jobs = _name_outputs(cases, output, extras)
+    jobs = _name_outputs(cases, output, extras, (".png",) if output_kind != "probabilities" else ())
     for _, destinations in jobs:
         for path in destinations.images:
             check_format(path)
         for path in destinations.files:
-            if not (dry_run and not path.parent.is_dir()):
-                check_writable(path, inputs=read)
+            check_writable(path, inputs=read, dry_run=dry_run)
     taken = check_distinct((path for _, destinations in jobs for path in destinations.files), document)
     taken |= {place for path in read for place in (place_of(path), path.resolve())}
     return [(files, replace(destinations, taken=frozenset(taken))) for files, destinations in jobs]
 
 
-def _name_outputs(cases: Sequence[tuple[str, ...]], output: str, extras: dict[str, Any]) -> "list[Job]":
-    """Return where the results of each image go, a file of its own for each."""
+def _name_outputs(
+    cases: Sequence[tuple[str, ...]], output: str, extras: dict[str, Any], kept: tuple[str, ...]
+) -> "list[Job]":
+    """Return where the results of each image go, a file of its own for each; `kept` are extensions besides .tif."""
     from unetcli.inference.records import Destinations
 
     target = Path(output)
@@ -175,14 +189,16 @@ def _name_outputs(cases: Sequence[tuple[str, ...]], output: str, extras: dict[st
     for files in cases:
         main, places = target, dict(extras)
         if into_folder:
-            stem = name_of(files)
-            main = target / (stem + (".png" if files[0].lower().endswith(".png") else ".tif"))
-            places = {name: path / (stem + ENDINGS[name]) if path else None for name, path in extras.items()}
+            stem, extension = name_of(files), Path(files[0]).suffix.lower()
+            main = target / (stem + (extension if extension in kept else ".tif"))
+            for name, path in extras.items():
+                if path is not None and (len(cases) > 1 or path.is_dir() or not path.suffix):
+                    places[name] = path / (stem + ENDINGS[name])
         jobs.append((files, Destinations(main, **places)))
-    for place, number in Counter(destinations.main for _, destinations in jobs).items():
+    for stem, number in Counter(name_of(files) for files in cases).items():
         if number > 1:
-            clashing = ", ".join(files[0] for files, destinations in jobs if destinations.main == place)
-            raise UsageError(f"{clashing} would write the same {place}", hint="segment them into different folders")
+            clashing = ", ".join(files[0] for files in cases if name_of(files) == stem)
+            raise UsageError(f"{clashing} would write results of one name", hint="segment them into different folders")
     return jobs
 
 
@@ -197,5 +213,6 @@ def name_of(files: Sequence[str]) -> str:
 
 def stem_of(source: str) -> str:
     """Return a file's name without the extensions of its format."""
-    stem, extension = split_extension(Path(source).name)
-    return stem if extension else Path(source).stem
+    path = Path(os.path.abspath(source))  # noqa: PTH100  of "." and "..", too, and links are not followed
+    stem, extension = split_extension(path.name)
+    return stem if extension else path.stem

@@ -21,12 +21,12 @@ def check_document(target: str | None) -> None:
     from unetcli.images.atomic import check_writable
 
     path = Path(str(target))
+    check_writable(path)
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             ours = b'"schema"' in file.read(100)
         if not ours:
             raise UsageError("exists and is no document of this program", path=path, hint="--json takes another name")
-    check_writable(path)
 
 
 def check_distinct(outputs: Iterable[Path], document: str | None) -> set[Path]:

@@ -11,9 +11,7 @@ WIDEST = 200  # characters of the line, whatever COLUMNS says: it is filled with
 
 
 @contextlib.contextmanager
-def progress_bar(
-    shown: Console, what: str, *, enabled: bool = True, timed: bool = True
-) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(shown: Console, what: str, *, timed: bool = True) -> Iterator[Callable[[float, str], None]]:
     """Yield a function that moves a bar to a share (0 to 1) of the work, with a word beside it.
 
     Nothing is drawn with ``--quiet`` or where stderr is no terminal: logs get plain lines from elsewhere.
@@ -22,7 +20,7 @@ def progress_bar(
     ----------
     timed : whether the time left is shown; otherwise the word says it.
     """
-    if not enabled or shown.quiet or sys.stderr is None or not sys.stderr.isatty():
+    if shown.quiet or sys.stderr is None or not sys.stderr.isatty():
         yield lambda share, label: None
         return
     from rich.console import Console as RichConsole

@@ -25,32 +25,33 @@ def protect_inputs(
 
     Raises
     ------
+    InputError : an input must not be looked at.
     UsageError : two paths are one, or pictures would come to lie among the inputs.
     OutputError : a place cannot be written.
     """
     from unetcli.images import check_writable
+    from unetcli.images.files import is_there
 
     files = {option: path for option, path in outputs.items() if path is not None and option != "--overlays"}
     if json_file not in (None, "-"):
         files["--json"] = Path(str(json_file))
-    folders = [path.resolve() for path in inputs if path.is_dir()]
+    folders = [path.resolve() for path in inputs if is_there(path) and path.is_dir()]
     taken = {path.resolve(): "an input" for path in inputs}
     for option, path in files.items():
         place = path.resolve()
-        if place.exists() and split_extension(place.name)[1] and any(folder in place.parents for folder in folders):
+        read = split_extension(place.name)[1] or place.name == "dataset.json"
+        if read and place.exists() and any(folder in place.parents for folder in folders):
             taken[place] = "an input"
         if place in taken:
             raise UsageError(f"{option} would overwrite {taken[place]}", path=path, hint="name another file")
         taken[place] = f"the file of {option}"
-        if path.parent.is_dir() or option == "--json" or not dry_run:
-            check_writable(path)
+        check_writable(path, dry_run=dry_run and option != "--json")
     overlays = outputs["--overlays"]
     if overlays is not None:
         place = overlays.resolve()
         if any(folder in (place, *place.parents) for folder in folders):
             raise UsageError("--overlays would mix pictures with the inputs", path=overlays, hint="name another folder")
-        if overlays.is_dir() or not dry_run:
-            check_writable(overlays / "overlay.png")
+        check_writable(overlays / "overlay.png", dry_run=dry_run)
 
 
 def protect_files(named: Sequence[Path], inputs: "Inputs", overlays: Path | None) -> None:

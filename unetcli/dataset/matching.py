@@ -208,13 +208,15 @@ def _suffix_words(pairs: Sequence[tuple[Entry, Entry]]) -> str:
     return f"equal names, masks with {mask_suffix(mask.name)}"
 
 
-def ambiguity(groups: Sequence[tuple[Entry, ...]], root: Path | None) -> InputError:
-    """Return the error of names that several files of one role share."""
+def ambiguity(
+    groups: Sequence[tuple[Entry, ...]], root: Path | None, remedy: str = ", or choose with --images GLOB --masks GLOB"
+) -> InputError:
+    """Return the error of names that several files of one role share; `remedy` besides keeping one of them."""
     shown = "; ".join(" and ".join(str(entry.files[0]) for entry in entries) for entries in groups[:SHOWN])
     return InputError(
         f"{_counted(len(groups), 'name is', 'names are')} shared by several files: {shown}{_more(len(groups))}",
         path=root,
-        hint="keep one file of each name, or choose with --images GLOB --masks GLOB",
+        hint=f"keep one file of each name{remedy}",
     )
 
 

@@ -13,6 +13,7 @@ from unetcli.dataset.listing import LeftOut, list_folder
 from unetcli.dataset.matching import Entry, Matching, ambiguity, match_names, match_order, missing_partners
 from unetcli.dataset.names import folder_role, is_hidden, is_mask_name, natural_key, prediction_key, split_extension
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
+from unetcli.images.files import is_there
 from unetcli.images.reader import is_image_folder
 
 
@@ -159,7 +160,7 @@ def match_files(
             break
     problems: list[UnetError] = []
     if matching.ambiguous:
-        problems.append(ambiguity(matching.ambiguous, None))
+        problems.append(ambiguity(matching.ambiguous, None, remedy=""))
     if matching.images or matching.masks:
         lonely = missing_partners(matching.images, matching.masks, truth_entries, prediction_entries, None)
         message = lonely.message.replace("image", "truth").replace("mask", "prediction")
@@ -172,7 +173,7 @@ def match_files(
 def _files_below(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not is_there(path):
             raise _absent(path)
         if not path.is_dir() or is_image_folder(path):
             files.append(path)
@@ -220,7 +221,7 @@ def _from_paths(paths: Sequence[Path]) -> list[Arrangement]:
     if not paths:
         raise UsageError("no data named", hint="name a folder: unet train FOLDER")
     for path in paths:
-        if not path.exists():
+        if not is_there(path):
             raise _absent(path)
     folders = [path for path in paths if path.is_dir()]
     if len(paths) == 2 and all(path not in folders or is_image_folder(path) for path in paths):
@@ -269,8 +270,7 @@ def _two_folders(images: Path, masks: Path) -> Arrangement:
 
 
 def _absent(path: Path) -> UsageError:
-    hint = "quote globs, and check the name"
-    return UsageError("no such file or folder", path=path, hint=hint)
+    return UsageError("no such file or folder", path=path, hint="check the name; no glob is looked for here")
 
 
 def _pair(found: Arrangement, by_order: bool, allow_unpaired: bool) -> Pairing:

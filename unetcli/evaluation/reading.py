@@ -14,6 +14,7 @@ from unetcli.dataset.labels import is_gray, packed
 from unetcli.dataset.pairs import Pairing, find_pairs, match_files
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
 from unetcli.images import ImageInfo, PixelSize, open_image
+from unetcli.images.files import is_there
 
 KEPT_VALUES = 4096  # of one file; whoever has more is no table of classes
 
@@ -71,7 +72,7 @@ def data_set_at(truth: Path) -> Pairing | None:
     ------
     InputError : each object has a mask of its own.
     """
-    if not truth.is_dir():
+    if not (is_there(truth) and truth.is_dir()):
         return None
     try:
         data = find_pairs(truth, allow_unpaired=True)
@@ -136,6 +137,7 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
         predicted = wanted
     elif said.pages == len(wanted):
         predicted = range(said.pages)
+        there = header_of(truth, wanted)
     else:
         asked = "" if pages is None else f", of which {len(pages)} were asked for"
         raise InputError(
@@ -148,15 +150,13 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
     return FilePair(name, prediction, truth, image, predicted, wanted, size)
 
 
-def header_of(path: Path) -> ImageInfo:
-    """Return what a mask file's header says."""
-    with open_image(path, palette="indices") as image:
+def header_of(path: Path, pages: range | None = None) -> ImageInfo:
+    """Return what a mask file's header says, of some pages where they are named."""
+    with open_image(path, palette="indices", pages=pages) as image:
         return image.info
 
 
-def survey_values(
-    files: Sequence[tuple[Path, Iterable[NDArray[Any]]]], *, opened_as: str = "indices"
-) -> list[Values]:
+def survey_values(files: Sequence[tuple[Path, Iterable[NDArray[Any]]]], *, opened_as: str = "indices") -> list[Values]:
     """Return what values each file holds on the pages that count, after decoding them all.
 
     Parameters

@@ -8,6 +8,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
+from os.path import exists, isdir  # False for what must not be looked at, where those of Path raise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,12 +82,13 @@ def scratch_file(folder: Path | None = None) -> BinaryIO:
     return tempfile.SpooledTemporaryFile(_SPOOL, dir=folder)  # type: ignore[return-value, arg-type]
 
 
-def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> None:
+def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = (), dry_run: bool = False) -> None:
     """Raise unless a file or an OME-Zarr can be written to a path; creates its folder. To be called before any work.
 
     Parameters
     ----------
     inputs : files that must not be replaced, and images that are folders, into which nothing must be written.
+    dry_run : whether to leave a folder that is absent, and only look whether it may be made.
 
     Raises
     ------
@@ -94,12 +96,24 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = ()) -> 
     OutputError : a folder, a device, a read-only place, missing permission; says which.
     """
     target = Path(target)
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a file where a folder should be
+        raise writing_failed(error, target) from error
     for path in inputs:
         inside = target.suffix.lower() == ".zarr" and Path(path).resolve().is_relative_to(target.resolve())
-        if target == Path(path) or inside or (target.exists() and Path(path).exists() and target.samefile(path)):
+        same = exists(path) and target.exists() and target.samefile(path)  # noqa: PTH110
+        if target == Path(path) or inside or same:
             raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
-        if Path(path).is_dir() and Path(path).resolve() in target.resolve().parents:
+        if isdir(path) and Path(path).resolve() in target.resolve().parents:  # noqa: PTH112
             raise UsageError(f"the output would lie inside the input {path}", path=target, hint="name another place")
+    if dry_run and not target.parent.exists():
+        there = next(folder for folder in target.parents if folder.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise writing_failed(PermissionError(errno.EACCES, "permission denied"), target.parent)
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

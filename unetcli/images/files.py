@@ -31,6 +31,7 @@ _EXTENSIONS = {
     ".gif": "gif",
 }
 _READABLE = "TIFF, PNG, JPEG, BMP, GIF, NIfTI, DICOM and OME-Zarr can be read"
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 
 
@@ -175,6 +176,24 @@ def detect_format(file: InputFile) -> str:
         article = "an" if found == "nifti" else "a"
         warn(f"is {article} {found.upper()} despite {file.path.suffix}", path=file.path)
     return found
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path that is to be read; a name that no file can have is not there.
+
+    Raises
+    ------
+    InputError : it must not be looked at, or into.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return False
+        raise reading_failed(error, path) from error
+    if stat.S_ISDIR(found.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+        raise InputError("permission denied", path=path, hint="make the folder readable: chmod +rx")
+    return True
 
 
 def is_zarr(path: Path) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from unetcli.errors import UsageError
 from unetcli.images.axes import check_axes
 from unetcli.images.files import InputFile, detect_format, is_zarr, open_input
@@ -163,6 +165,7 @@ def _selection(info: ImageInfo, pages: range) -> ImageInfo:
     """Return the header of an image that has only some of the pages."""
     if len(pages) == info.pages:
         return info
+    info = _beginning_at(info, pages[0])
     letter = info.page_axes if len(info.page_axes) == 1 else "Q"
     kept = [(a, size) for a, size in zip(info.axes, info.file_shape, strict=True) if a not in info.page_axes]
     if len(pages) > 1:
@@ -176,3 +179,17 @@ def _selection(info: ImageInfo, pages: range) -> ImageInfo:
         page_shape=(len(pages),) if len(pages) > 1 else (),
         notes=(*info.notes, f"pages {pages[0]}-{pages[-1]} of {info.pages}"),
     )
+
+
+def _beginning_at(info: ImageInfo, page: int) -> ImageInfo:
+    """Return the header of an image whose place in space is that of the slice on a page."""
+    if "Z" not in info.page_axes:
+        return info
+    number = int(np.unravel_index(page, info.page_shape)[info.page_axes.index("Z")])
+    orientation, origin = info.orientation, info.origin
+    if orientation is not None:
+        orientation = tuple((*row[:3], row[3] + number * row[2]) for row in orientation)
+    if number and info.pixel_size is not None and info.pixel_size.z is not None:
+        z, y, x = origin or (0.0, 0.0, 0.0)
+        origin = (z + number * info.pixel_size.z, y, x)
+    return replace(info, orientation=orientation, origin=origin)

@@ -33,4 +33,4 @@ def compute_threads() -> int:
     if _limit is not None:
         return _limit
     wished = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(wished)) if wished.isdigit() else cores()
+    return max(1, int(wished)) if wished.isdecimal() else cores()

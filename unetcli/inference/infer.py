@@ -172,7 +172,7 @@ class Segmenter:
                 pixels = image.page(page)
                 finder = None
                 if wants_objects:
-                    rows = FileRows(scratch, shape, page if keep_objects else 0, image.info.path)
+                    rows = FileRows(scratch, shape, page if keep_objects else 0, destinations.name)
                     finder = self.object_finder(rows, config)
                 bands = (
                     predict_bands(ensemble, pixels, prepare, size, keep_probabilities=keep_probabilities)
@@ -185,7 +185,7 @@ class Segmenter:
         info = image.info
         yield Segmented(
             input=str(info.path),
-            output="-" if not isinstance(destinations.main, Path) else str(destinations.main),
+            output=str(destinations.name),
             shape=(info.pages, info.height, info.width),
             axes=info.axes,
             tile=size.tile,
@@ -205,7 +205,7 @@ class Segmenter:
         )
 
     def inspect(self, sources: Sequence[Path | BinaryIO], destinations: Destinations, config: InferConfig) -> ImageInfo:
-        """Return what an image is, after all checks that need no computing.
+        """Return what an image is, after all checks that need no network; reads it once.
 
         Raises
         ------
@@ -214,6 +214,7 @@ class Segmenter:
         """
         with open_scan(sources, axes=config.axes, pages=config.pages) as image:
             self.check(image.info, destinations, config)
+            image.intensity()
             return image.info
 
     def check(self, info: ImageInfo, destinations: Destinations, config: InferConfig) -> OutputPlan:

@@ -79,6 +79,11 @@ class Destinations:
     taken: frozenset[Path] = frozenset()
 
     @property
+    def name(self) -> Path:
+        """What messages call the main result: its path, or "-" for a stream."""
+        return self.main if isinstance(self.main, Path) else Path("-")
+
+    @property
     def folder(self) -> Path | None:
         """Where the main result goes; None for a stream."""
         return self.main.parent if isinstance(self.main, Path) else None

@@ -8,6 +8,7 @@ without complaint).
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,16 +95,16 @@ def read_container(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tens
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    if not path.exists():
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelFileError(
+                "not a model of this tool (not a regular file)", path=path, hint="-m takes a .safetensors file"
+            )
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             "no such model file", path=path, hint="train one with 'unet train FOLDER', or name another with -m"
-        )
-    if not path.is_file():
-        raise ModelFileError(
-            "not a model of this tool (not a regular file)", path=path, hint="-m takes a .safetensors file"
-        )
-    try:
-        file = path.open("rb")
+        ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ModelFileError(f"cannot be read: {reason}", path=path, hint="make the file readable: chmod +r") from None

@@ -71,7 +71,7 @@ def choose_device(name: str = "auto", precision: str = "auto") -> Device:
 
 def _find(name: str) -> tuple[str, str]:
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise UsageError(f"unknown device {name!r}", hint="--device takes auto, cpu, cuda, cuda:N or mps")
     if kind in ("auto", "cuda"):
         absent = _why_no_cuda()

@@ -70,7 +70,7 @@ def split_pairs(pairs: Sequence[Pair], validation: str = "auto", *, seed: int = 
             raise InputError(
                 f"selects {what} of {len(usable)} images", path=validation, hint="list some of the images, not all"
             )
-    elif "." in validation and validation.replace(".", "", 1).isdigit():
+    elif "." in validation and validation.replace(".", "", 1).isdecimal():
         fraction = float(validation)
         if not 0 < fraction < 1:
             raise UsageError(f"--validation {validation}: a fraction lies between 0 and 1", hint="--validation 0.2")

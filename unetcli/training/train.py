@@ -80,8 +80,7 @@ def check_outputs(config: TrainConfig, *, dry_run: bool = False) -> None:
             path=config.output,
             hint="--overwrite begins anew, --init starts from its weights, -o names another",
         )
-    if config.output.parent.is_dir() or not dry_run:
-        check_writable(config.output)
+    check_writable(config.output, dry_run=dry_run)
 
 
 def train(
