@@ -1,6 +1,11 @@
 """NIfTI volumes and DICOM series as training data: a stack each, whatever their masks are stored as."""
 
 import json
+import multiprocessing
+import pickle
+import warnings
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +15,11 @@ from datasets import save
 from unetcli.cli import run
 from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import find_pairs, match_files
+from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import survey
 from unetcli.errors import InputError, UnetError, UnetWarning, UsageError
+from unetcli.images import open_image
+from unetcli.images.volumes import OpenVolumes
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
@@ -213,3 +221,96 @@ def test_predictions_are_scored_against_a_series(tmp_path):
     series(tmp_path / "organ", labels(0))
     nifti(tmp_path / "mask.nii.gz", labels(0))
     assert match_files(tmp_path / "mask.nii.gz", tmp_path / "organ")[0].truth == tmp_path / "organ"
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What was opened in full, in order: a .nii.gz that was unpacked, a slice whose header was read."""
+    from unetcli.images import dicom, nifti
+
+    paths = []
+
+    def counted(read):
+        def reading(file):
+            paths.append(file.path)
+            return read(file)
+
+        return reading
+
+    monkeypatch.setattr(nifti, "_unpacked", counted(nifti._unpacked))
+    monkeypatch.setattr(dicom, "_read_header", counted(dicom._read_header))
+    return paths
+
+
+def tall(folder):
+    """Two volumes of 24 pages: a series with a compressed mask, and a compressed image with a compressed mask."""
+    for number in range(2):
+        pixels = np.tile(scan(number), (6, 1, 1))
+        nifti(folder / f"masks/case{number}.nii.gz", np.tile(labels(number), (6, 1, 1)))
+        series(folder / "images/case0", pixels) if number == 0 else nifti(folder / "images/case1.nii.gz", pixels)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_volume_is_not_opened_for_every_page_of_it(workers, tmp_path, opened):
+    pairs = find_pairs(tall(tmp_path))
+    opened.clear()
+    found = survey(pairs, workers=workers)
+    found.check()
+    assert max(map(opened.count, opened)) <= 2  # for the number of pages, then for these
+    for folder, coding in ((SampleCache(found.pairs, found.coding), None), (None, found.coding)):
+        opened.clear()
+        volumes = OpenVolumes(2)
+        for number, pair in enumerate(found.pairs):
+            pixels = folder[number].image if folder else load_pair(pair, coding, volumes=volumes)[0]
+            assert pixels[0, 0, 0] == 100 * (number // 24) + number % 4
+        assert max(map(opened.count, opened)) <= 2  # for the range of intensities, then for all pages
+        assert folder is None or not folder.volumes._volumes
+        volumes.close()
+
+
+def test_a_volume_that_another_one_replaced_is_opened_anew(tmp_path, opened):
+    pair = replace(find_pairs(tall(tmp_path)).pairs[1], page=0)
+    coding = survey(find_pairs(tmp_path)).coding
+    with closing(OpenVolumes(2)) as volumes:
+        before = load_pair(pair, coding, volumes=volumes)[0]
+        nifti(tmp_path / "new.nii.gz", np.tile(scan(1) + 7, (6, 1, 1))).replace(pair.images[0])
+        assert (load_pair(pair, coding, volumes=volumes)[0] == before + 7).all()
+    pair = replace(find_pairs(tmp_path).pairs[0], page=0)
+    with closing(OpenVolumes(2)) as volumes:
+        before = load_pair(pair, coding, volumes=volumes)[0]
+        first = next(path for path in pair.images[0].iterdir() if path.name.endswith("-0.dcm"))
+        dicom(first, scan(0)[0] + 5, ImagePositionPatient=[-90, -120, 7], InstanceNumber=1)
+        assert (load_pair(pair, coding, volumes=volumes)[0] == before + 5).all()
+        pair.masks[0].unlink()
+        with pytest.raises(InputError, match="does not exist"):
+            load_pair(pair, coding, volumes=volumes)
+
+
+def test_few_volumes_stay_open_and_those_in_use_do(tmp_path):
+    paths = [nifti(tmp_path / f"{number}.nii.gz", scan(number)) for number in range(4)]
+    volumes = OpenVolumes(2)
+    with volumes.open(open_image, paths[0]) as first:
+        for path in paths[1:]:
+            with volumes.open(open_image, path) as image, volumes.open(open_image, path) as again:
+                assert again is image
+                assert len(volumes._volumes) == 2
+        assert first.page(0)[:].shape == (*SHAPE[1:], 1)
+    kept = [volume.image for volume in volumes._volumes.values()]
+    assert kept == [first, image]
+    assert len(pickle.loads(pickle.dumps(volumes))._volumes) == 0
+    process = multiprocessing.get_context("fork").Process(target=_read_all, args=(volumes, paths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks beside threads
+        process.start()
+    process.join()
+    assert process.exitcode == 0
+    volumes.close()
+    assert not volumes._volumes
+    assert all(image._file.file.closed for image in kept)
+
+
+def _read_all(volumes, paths):
+    for number, path in enumerate(paths):
+        with volumes.open(open_image, path) as image:
+            assert [int(page[0:1, 0:1].max()) for page in image.pages()] == list(range(100 * number, 100 * number + 4))

@@ -5,7 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.arrangement import stem_of
-from unetcli.dataset.loading import merge_objects, open_mask, size_mismatch, stack_channels
+from unetcli.dataset.loading import files_at_once, merge_objects, open_mask, size_mismatch, stack_channels
 from unetcli.dataset.maskvalues import MaskValues, count_values
 from unetcli.dataset.names import natural_key
 from unetcli.dataset.pairs import Pair
 from unetcli.errors import InputError, Problems, UnetError, UnetWarning, UsageError, warn
 from unetcli.images import Image, ImageInfo, open_image
 from unetcli.images.threads import compute_threads
+from unetcli.images.volumes import OpenVolumes
 
 _PAGES_AT_ONCE = 8  # of a stack, per task: opening a file of many pages takes a while
 _AXES = "XYZ"  # of a voxel in an affine
@@ -81,8 +82,12 @@ def examine(
         if progress is not None:
             progress(done, total)
 
-    with _warnings_together():
-        for found, errors in _in_parallel(lambda pair: _attempt(lambda: _examine(pair, axes, pages)), pairs, workers):
+    with _warnings_together(), closing(OpenVolumes(files_at_once(pairs))) as volumes:
+
+        def begin(pair: Pair) -> tuple[tuple[list[Record], list[Sequence[Pair]]] | None, list[UnetError]]:
+            return _attempt(lambda: _examine(pair, axes, pages, volumes))
+
+        for found, errors in _in_parallel(begin, pairs, workers):
             decoded, later = found or ([], [])
             deferred += [(len(records), part) for part in later]
             records.append(decoded)
@@ -90,7 +95,7 @@ def examine(
             total += max(0, sum(map(len, later)) - 1)
             advance(0 if later else 1)
         parts = [part for _, part in deferred]
-        results = _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes)), parts, workers)
+        results = _in_parallel(lambda part: _attempt(lambda: _decode_all(part, axes, volumes)), parts, workers)
         for (number, part), (decoded_part, errors) in zip(deferred, results, strict=True):
             records[number] += decoded_part or []
             problems += errors
@@ -149,13 +154,15 @@ def _attempt(work: Callable[[], Output]) -> tuple[Output | None, list[UnetError]
         return None, [error]
 
 
-def _examine(pair: Pair, axes: str | None, pages: range | None) -> tuple[list[Record], list[Sequence[Pair]]]:
+def _examine(
+    pair: Pair, axes: str | None, pages: range | None, volumes: OpenVolumes
+) -> tuple[list[Record], list[Sequence[Pair]]]:
     """Return the records of a pair, or the parts in which a long stack is to be decoded."""
-    parts = list(_parts(_select_pages(pair, axes, pages)))
-    return (_decode_all(parts[0], axes), []) if len(parts) == 1 else ([], parts)
+    parts = list(_parts(_select_pages(pair, axes, pages, volumes)))
+    return (_decode_all(parts[0], axes, volumes), []) if len(parts) == 1 else ([], parts)
 
 
-def _select_pages(pair: Pair, axes: str | None, pages: range | None) -> list[Pair]:
+def _select_pages(pair: Pair, axes: str | None, pages: range | None, volumes: OpenVolumes) -> list[Pair]:
     """Return a pair for each page that counts, after a look at the headers.
 
     Raises
@@ -165,9 +172,9 @@ def _select_pages(pair: Pair, axes: str | None, pages: range | None) -> list[Pai
     """
     counts = []
     for path in pair.images:
-        with open_image(path, axes) as image:
+        with volumes.open(open_image, path, axes) as image:
             counts.append(image.info.pages)
-    with open_mask(pair.masks[0], axes=axes) as mask:
+    with volumes.open(open_mask, pair.masks[0], "indices", axes) as mask:
         mask_pages = mask.info.pages
     count = counts[0]
     if len(set(counts)) > 1:
@@ -205,7 +212,7 @@ def _parts(pages: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         yield pages[first : first + _PAGES_AT_ONCE]
 
 
-def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
+def _decode_all(pairs: Sequence[Pair], axes: str | None, volumes: OpenVolumes) -> list[Record]:
     """Return the records of some pages of one pair of files.
 
     Raises
@@ -214,9 +221,10 @@ def _decode_all(pairs: Sequence[Pair], axes: str | None) -> list[Record]:
     """
     first = pairs[0]
     with ExitStack() as stack:
-        images = [stack.enter_context(open_image(path, axes)) for path in first.images]
-        mask = stack.enter_context(open_mask(first.masks[0], axes=axes)) if not first.objects else None
-        if mask is not None:
+        images = [stack.enter_context(volumes.open(open_image, path, axes)) for path in first.images]
+        mask = None
+        if not first.objects:
+            mask = stack.enter_context(volumes.open(open_mask, first.masks[0], "indices", axes))
             check_orientation(images[0].info, mask.info)
         return [_decode(pair, images, mask) for pair in pairs]
 

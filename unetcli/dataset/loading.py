@@ -1,6 +1,6 @@
 """From a pair of files to arrays: channels stacked, objects merged, masks decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,31 @@ from unetcli.dataset.pairs import Pair
 from unetcli.errors import InputError, told_before
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
 from unetcli.images.axes import CHANNEL_AXES, check_axes
+from unetcli.images.volumes import OpenVolumes
 
 NOTHING: Mapping[Path, frozenset[int]] = {}
+_AT_ONCE = OpenVolumes()  # keeps no file open
 
 
 def load_pair(
-    pair: Pair, coding: LabelCoding, axes: str | None = None, apart: Mapping[Path, frozenset[int]] = NOTHING
+    pair: Pair,
+    coding: LabelCoding,
+    axes: str | None = None,
+    apart: Mapping[Path, frozenset[int]] = NOTHING,
+    volumes: OpenVolumes = _AT_ONCE,
 ) -> tuple[NDArray[Any], IntensityRange, NDArray[np.int32]]:
     """Return the image (H, W, C) as stored, the range of its intensities, and the labels (H, W) of a pair.
 
     The range is that of the whole file, all its pages but those held `apart`, per channel. Nothing is said again that
-    the survey said.
+    the survey said. Files are opened through `volumes`, of which those who read page after page have one.
 
     Raises
     ------
     InputError : a file cannot be read, or changed since it was surveyed.
     """
     with told_before():
-        image, intensity = read_image(pair, axes, apart)
-        raw, _ = read_mask(pair, coding.opened_as, axes)
+        image, intensity = read_image(pair, axes, apart, volumes)
+        raw, _ = read_mask(pair, coding.opened_as, axes, volumes)
     labels = coding.decode(raw, pair.masks[0])
     if labels.shape != image.shape[:2]:
         raise size_mismatch(pair, image.shape, labels.shape)
@@ -49,7 +55,10 @@ def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> 
 
 
 def read_image(
-    pair: Pair, axes: str | None = None, apart: Mapping[Path, frozenset[int]] = NOTHING
+    pair: Pair,
+    axes: str | None = None,
+    apart: Mapping[Path, frozenset[int]] = NOTHING,
+    volumes: OpenVolumes = _AT_ONCE,
 ) -> tuple[NDArray[Any], IntensityRange]:
     """Return a page of an image (H, W, C), the channels of several files one after the other, and its range.
 
@@ -59,7 +68,7 @@ def read_image(
     """
     pixels, ranges = [], []
     for path in pair.images:
-        with open_image(path, axes) as image:
+        with volumes.open(open_image, path, axes) as image:
             pixels.append(image.page(pair.page or 0)[:])
             if image.info.pages == 1:
                 ranges.append(intensity_range(image))
@@ -103,13 +112,20 @@ def open_mask(path: Path, opened_as: str = "indices", axes: str | None = None) -
     return mask
 
 
-def read_mask(pair: Pair, opened_as: str = "indices", axes: str | None = None) -> tuple[NDArray[Any], ImageInfo | None]:
+def read_mask(
+    pair: Pair, opened_as: str = "indices", axes: str | None = None, volumes: OpenVolumes = _AT_ONCE
+) -> tuple[NDArray[Any], ImageInfo | None]:
     """Return a page of a mask (H, W, C) and its header; the ids (H, W) of objects where each has a file of its own."""
     if pair.objects:
         return merge_objects(pair.masks), None
-    with open_mask(pair.masks[0], opened_as, axes) as mask:
+    with volumes.open(open_mask, pair.masks[0], opened_as, axes) as mask:
         page = pair.page if pair.mask_page is None else pair.mask_page
         return mask.page(page or 0)[:], mask.info
+
+
+def files_at_once(pairs: Sequence[Pair]) -> int:
+    """Return how many files a page of any of the pairs is read from."""
+    return max((len(pair.images) + (0 if pair.objects else 1) for pair in pairs), default=0)
 
 
 def merge_objects(paths: tuple[Path, ...]) -> NDArray[np.int32]:

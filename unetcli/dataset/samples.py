@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import overload
 
 from unetcli.dataset.labels import LabelCoding
-from unetcli.dataset.loading import load_pair
+from unetcli.dataset.loading import files_at_once, load_pair
 from unetcli.dataset.pairs import Pair
 from unetcli.dataset.patches import Sample
 from unetcli.images.memory import usable_memory
 from unetcli.images.threads import processes_here
+from unetcli.images.volumes import OpenVolumes
 
 CACHE_SHARE = 0.4  # of the memory that the processes of a training on this machine may use
 
@@ -39,6 +40,7 @@ class SampleCache(Sequence[Sample]):
                 pages.setdefault(path, set()).add(pair.page or 0)
         self.apart = {path: frozenset(numbers) for path, numbers in pages.items()}
         self.kept: dict[int, Sample] = {}
+        self.volumes = OpenVolumes(files_at_once(pairs))
         self.room = usable_memory() * CACHE_SHARE / processes_here()
 
     def __len__(self) -> int:
@@ -62,8 +64,10 @@ class SampleCache(Sequence[Sample]):
         if size < self.room:
             self.room -= size
             self.kept[index] = sample
+        if len(self.kept) == len(self):
+            self.volumes.close()
         return sample
 
     def _decode(self, pair: Pair) -> Sample:
-        image, intensity, labels = load_pair(pair, self.coding, self.axes, self.apart)
+        image, intensity, labels = load_pair(pair, self.coding, self.axes, self.apart, self.volumes)
         return Sample(pair.name, image, intensity, labels)

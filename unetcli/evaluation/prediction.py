@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
-from unetcli.dataset.loading import load_pair
+from unetcli.dataset.loading import files_at_once, load_pair
 from unetcli.dataset.names import split_extension
 from unetcli.dataset.pairs import Pair, find_pairs
 from unetcli.errors import InputError, raise_all, warn
@@ -22,6 +22,7 @@ from unetcli.evaluation.inputs import Inputs, spacings_of
 from unetcli.evaluation.overlays import to_gray_levels
 from unetcli.evaluation.records import LabelledPage
 from unetcli.images import normalize
+from unetcli.images.volumes import OpenVolumes
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.instances import find_objects
 from unetcli.inference.predict import Ensemble, predict_bands
@@ -73,7 +74,8 @@ def predict_inputs(
     coding = _coding_of(records, segmenter.coding, pairing.ignore if ignore is None else ignore)
     decided = decide_task(coding, task, lambda: load_pair(records[0].pair, coding, axes)[2])
     _warn_of_training_images(records, segmenter.trained_images)
-    predictor = _Predictor(segmenter, folder, coding, axes, membranes=decided == "membranes")
+    volumes = OpenVolumes(files_at_once(pairing.pairs))
+    predictor = _Predictor(segmenter, folder, coding, axes, volumes, membranes=decided == "membranes")
     sizes, name = spacings_of([(record.pair.masks[0], record.info.pixel_size) for record in records], unit)
     jobs = [
         PageJob(
@@ -129,18 +131,26 @@ class _Predictor:
     """Predicts pages, one at a time, and keeps the results in files."""
 
     def __init__(
-        self, segmenter: Segmenter, folder: Path, coding: LabelCoding, axes: str | None, *, membranes: bool
+        self,
+        segmenter: Segmenter,
+        folder: Path,
+        coding: LabelCoding,
+        axes: str | None,
+        volumes: OpenVolumes,
+        *,
+        membranes: bool,
     ) -> None:
         self.ensemble = Ensemble(segmenter.networks, segmenter.device)
         self.size = segmenter.size_for(InferConfig())
         self.folder = folder
         self.coding = coding
         self.axes = axes
+        self.volumes = volumes
         self.membranes = membranes
         self.lock = threading.Lock()
 
     def load(self, number: int, pair: Pair, spacing: tuple[float, float]) -> LabelledPage:
-        image, intensity, truth = load_pair(pair, self.coding, self.axes)
+        image, intensity, truth = load_pair(pair, self.coding, self.axes, volumes=self.volumes)
         path = self.folder / f"{number}.npy"
         with self.lock:
             if not path.exists():
@@ -159,5 +169,5 @@ class _Predictor:
         return find_objects(classes) if self.coding.task == "instances" else classes.astype(np.int32)
 
     def picture(self, pair: Pair) -> NDArray[np.uint8]:
-        image, intensity, _ = load_pair(pair, self.coding, self.axes)
+        image, intensity, _ = load_pair(pair, self.coding, self.axes, volumes=self.volumes)
         return to_gray_levels(normalize(image, intensity))
