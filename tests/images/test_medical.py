@@ -145,6 +145,77 @@ def test_dicom_series_in_order_of_space(tmp_path):
     np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii.gz").affine, expected, atol=1e-6)
 
 
+def group(**tags):
+    """A functional group sequence of one item, as in enhanced files."""
+    item = pydicom.Dataset()
+    for name, value in tags.items():
+        setattr(item, name, value)
+    return [item]
+
+
+def enhanced(path, pixels, places, slopes=None, times=None):
+    """An enhanced file, whose geometry and rescaling stand in functional groups only."""
+    shared = group(
+        PixelMeasuresSequence=group(PixelSpacing=[0.6, 0.5], SliceThickness=9),
+        PlaneOrientationSequence=group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        PixelValueTransformationSequence=group(RescaleSlope=2, RescaleIntercept=-1000),
+    )
+    each = []
+    for number, z in enumerate(places):
+        each += group(PlanePositionSequence=group(ImagePositionPatient=[10, 20, z]))
+        if slopes:
+            each[-1].PixelValueTransformationSequence = group(RescaleSlope=slopes[number], RescaleIntercept=1)
+        if times:
+            each[-1].FrameContentSequence = group(TemporalPositionIndex=times[number])
+    dicom(
+        path,
+        pixels,
+        NumberOfFrames=len(places),
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=each,
+    )
+    data = pydicom.dcmread(path)
+    del data.PixelSpacing, data.ImageOrientationPatient, data.ImagePositionPatient
+    data.save_as(path)
+
+
+def test_enhanced_dicom_says_its_geometry_and_rescaling_in_groups(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 1000, (3, 9, 12)).astype(np.uint16)
+    enhanced(tmp_path / "a.dcm", pixels, [6, 0, 3])
+    with open_image(tmp_path / "a.dcm") as image:
+        size = image.info.pixel_size
+        assert (size.y, size.x, size.z, size.unit) == (0.6, 0.5, 3, "mm")
+        assert [row[3] for row in image.info.orientation] == [-10, -20, 0, 1]
+        for page, stored in enumerate((1, 2, 0)):
+            np.testing.assert_array_equal(image.page(page)[:, :, 0], pixels[stored] * 2.0 - 1000)
+    enhanced(tmp_path / "b.dcm", pixels, [0, 3, 6], slopes=[1, 2, 5])
+    with open_image(tmp_path / "b.dcm") as image:
+        for page, slope in enumerate((1, 2, 5)):
+            np.testing.assert_array_equal(image.page(page)[:, :, 0], pixels[page] * float(slope) + 1)
+
+
+def test_dicom_with_time_points(tmp_path):
+    pixels = np.arange(6, dtype=np.uint16)[:, None, None] * np.ones((9, 12), np.uint16)
+    for name, numbers in (("by-time", [0, 1, 2, 3, 4, 5]), ("by-place", [0, 2, 4, 1, 3, 5])):
+        (tmp_path / name).mkdir()
+        for page, number in enumerate(numbers):
+            position = [-90, -120, 2.5 * (page % 3)]
+            dicom(tmp_path / name / f"{number}", pixels[page], ImagePositionPatient=position, InstanceNumber=number)
+    enhanced(tmp_path / "a.dcm", pixels, [0, 0, 2.5, 2.5, 5, 5], times=[2, 1] * 3)
+    for name, first in (("by-time", range(6)), ("by-place", range(6)), ("a.dcm", (1, 3, 5, 0, 2, 4))):
+        with open_image(tmp_path / name) as image:
+            assert (image.info.axes, image.info.page_shape) == ("TZYX", (2, 3))
+            assert image.info.pixel_size.z == 2.5
+            shown = [page[0, 0, 0] for page in image.pages()]
+            assert shown == (list(first) if name != "a.dcm" else [value * 2.0 - 1000 for value in first])
+        with open_image(tmp_path / name, "TZYX") as image:
+            assert image.info.pages == 6
+    (tmp_path / "by-time/3").unlink()
+    with pytest.raises(InputError, match="1 at 1 of its places, 2 at 2") as caught:
+        open_image(tmp_path / "by-time")
+    assert "time point" in caught.value.hint
+
+
 def test_dicom_that_cannot_be_used(tmp_path):
     pixels = np.zeros((9, 12), np.uint16)
     dicom(tmp_path / "a.dcm", pixels)
@@ -166,6 +237,7 @@ def test_dicom_that_cannot_be_used(tmp_path):
         ({"ImageOrientationPatient": [1, 0, 0]}, "damaged DICOM header"),
         ({"BitsAllocated": 4000}, "damaged DICOM header"),
         ({"NumberOfFrames": -2}, "damaged DICOM header|no pixels"),
+        ({"NumberOfFrames": 2_000_000_000}, "damaged DICOM header"),
         ({"Rows": 0}, "no pixels"),
         ({"SamplesPerPixel": 3, "PlanarConfiguration": 0, "Rows": 3}, r"slices of the shape \(3, 12, 3\)"),
     ],

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections import defaultdict
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 
 from unetcli.errors import InputError, UnetError
 from unetcli.images.axes import Layout, apply_axes, check_layout
+from unetcli.images.dicom_frames import Frame, affine, frames_of, in_order, pixel_size
 from unetcli.images.files import InputFile, open_input
-from unetcli.images.info import ImageInfo, PixelSize
+from unetcli.images.info import ImageInfo
 from unetcli.images.medical import needed_package
 from unetcli.images.memory import check_memory
 from unetcli.images.source import PageSource
@@ -45,41 +46,48 @@ class DicomImage:
 
     def _understand(self, slices: Sequence[tuple[InputFile | Path, Any]], axes: str | None) -> None:
         path = self._path
-        order = _sorted_slices([header for _, header in slices], path)
-        self._slices = [slices[i] for i in order]
-        first = self._slices[0][1]
-        _check_alike([header for _, header in self._slices], path)
-        self._frames = int(getattr(first, "NumberOfFrames", 1) or 1)
-        if self._frames < 1:
-            raise ValueError(f"{self._frames} frames")
+        headers = [header for _, header in slices]
+        _check_series(headers, path)
+        _check_alike(headers, path)
+        self._slices = slices
+        frames = [
+            frame
+            for number, (source, header) in enumerate(slices)
+            for frame in frames_of(header, number, _size_of(source))
+        ]
+        self._frames, self._times = in_order(frames, path)
+        first = headers[0]
         self._photometric = str(first.PhotometricInterpretation)
         if self._photometric not in _COLORS + _GRAY:
             raise InputError(f"has {self._photometric} colors", path=path, hint="convert to RGB and save again")
-        self._scale = _rescaling([header for _, header in self._slices])
+        self._scaled = any((frame.slope, frame.intercept) != (1.0, 0.0) for frame in self._frames)
         self.info = self._make_info(axes)
 
     def _make_info(self, axes: str | None) -> ImageInfo:
         first = self._slices[0][1]
         colors = self._photometric in _COLORS
         height, width = int(first.Rows), int(first.Columns)
-        pages = len(self._slices) * self._frames
-        shape = (*([pages] if pages > 1 else []), height, width, *([3] if colors else []))
-        layout = Layout(("Z" if pages > 1 else "") + "YX" + ("S" if colors else ""), shape, stated=True)
+        pages = len(self._frames)
+        leading = {"T": self._times, "Z": pages // self._times}
+        leading = {letter: size for letter, size in leading.items() if size > 1}
+        shape = (*leading.values(), height, width, *([3] if colors else []))
+        layout = Layout("".join(leading) + "YX" + ("S" if colors else ""), shape, stated=True)
         if axes is not None:
             named = apply_axes(axes, layout, self._path)
-            if named.axes.replace("T", "Z").replace("Q", "Z") != layout.axes:
+            if re.sub("[TQ]", "Z", named.axes) != layout.axes.replace("T", "Z"):
                 raise InputError(f"has the axes {layout.axes}, not {axes}", path=self._path, hint="leave --axes out")
             layout = named
         check_layout(layout, self._path)
         kind = "i" if int(first.PixelRepresentation) and not colors else "u"
         dtype = np.dtype(np.uint8) if colors else np.dtype(f"{kind}{-(-int(first.BitsAllocated) // 8)}")
-        if self._scale:
+        if self._scaled:
             dtype = np.dtype(np.float32)
         notes = list(layout.described())
         if self._photometric == "MONOCHROME1":
             notes.append("inverted (MONOCHROME1: white is stored as the smallest value)")
-        if self._scale:
+        if self._scaled:
             notes.append("values rescaled as the header says")
+        size = pixel_size(self._frames, self._times)
         return ImageInfo(
             path=self._path,
             format="dicom",
@@ -91,12 +99,12 @@ class DicomImage:
             channels=3 if colors else 1,
             dtype=dtype,
             bits=int(first.BitsStored),
-            pixel_size=_pixel_size([header for _, header in self._slices]),
+            pixel_size=size,
             page_axes=layout.page_axes,
             page_shape=layout.page_shape,
             joint=colors,
             notes=tuple(notes),
-            orientation=_affine([header for _, header in self._slices]),
+            orientation=affine(self._frames[0], size),
         )
 
     def page(self, index: int) -> PageSource:
@@ -114,9 +122,9 @@ class DicomImage:
         info = self.info
         needed = info.height * info.width * info.channels * 8
         check_memory(3 * needed, f"a slice of {info.width}x{info.height} pixels", path=self._path)
-        which, frame = divmod(index, self._frames)
+        frame = self._frames[index]
         try:
-            pixels = self._decode(which, frame)
+            pixels = self._decode(frame)
         except (UnetError, MemoryError):
             raise
         except Exception as error:
@@ -133,12 +141,12 @@ class DicomImage:
         self._decoded = (index, pixels)
         return pixels
 
-    def _decode(self, which: int, frame: int) -> np.ndarray:
+    def _decode(self, frame: Frame) -> np.ndarray:
         from pydicom.pixels.processing import apply_color_lut
         from pydicom.pixels.utils import pixel_array
 
-        source, header = self._slices[which]
-        pixels: np.ndarray = pixel_array(_content(source), index=frame)  # color spaces come back as RGB
+        source, header = self._slices[frame.file]
+        pixels: np.ndarray = pixel_array(_content(source), index=frame.number)  # color spaces come back as RGB
         if self._photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, header)
             if pixels.dtype == np.uint16:
@@ -148,9 +156,8 @@ class DicomImage:
         if self._photometric == "MONOCHROME1":
             low, high = _limits(header)
             pixels = (low + high - pixels.astype(np.int64)).astype(pixels.dtype)
-        if self._scale:
-            slope, intercept = self._scale[which]
-            pixels = pixels * np.float64(slope) + np.float64(intercept)
+        if self._scaled:
+            pixels = pixels * np.float64(frame.slope) + np.float64(frame.intercept)
         return np.ascontiguousarray(pixels, dtype=self.info.dtype)
 
     def close(self) -> None:
@@ -210,6 +217,10 @@ def open_single(file: InputFile, axes: str | None) -> DicomImage:
     return DicomImage([(file, _read_header(file))], file.path, axes)
 
 
+def _size_of(source: InputFile | Path) -> int:
+    return source.size if isinstance(source, InputFile) else source.stat().st_size
+
+
 def _content(source: InputFile | Path) -> io.BytesIO:
     """Return the bytes of one file; those of a series are opened one by one, however many they are."""
     if isinstance(source, InputFile):
@@ -239,29 +250,12 @@ def _read_header(file: InputFile) -> Any:
     return header
 
 
-def _sorted_slices(headers: Sequence[Any], path: Path) -> list[int]:
-    """Return the order of the slices: along the normal of their planes, else by their numbers."""
-    series = defaultdict(list)
-    for i, header in enumerate(headers):
-        series[str(getattr(header, "SeriesInstanceUID", ""))].append(i)
+def _check_series(headers: Sequence[Any], path: Path) -> None:
+    series = {str(getattr(header, "SeriesInstanceUID", "")) for header in headers}
     if len(series) > 1:
         raise InputError(
             f"holds {len(series)} DICOM series", path=path, hint="put each series into a folder of its own"
         )
-
-    def place(i: int) -> tuple[float, float]:
-        header = headers[i]
-        number = float(getattr(header, "InstanceNumber", 0) or 0)
-        return _along_normal(header), number
-
-    return sorted(range(len(headers)), key=place)
-
-
-def _along_normal(header: Any) -> float:
-    if "ImageOrientationPatient" not in header or "ImagePositionPatient" not in header:
-        return 0.0
-    directions = np.array(header.ImageOrientationPatient, float)
-    return float(np.cross(directions[:3], directions[3:]) @ np.array(header.ImagePositionPatient, float))
 
 
 def _check_alike(headers: Sequence[Any], path: Path) -> None:
@@ -271,43 +265,6 @@ def _check_alike(headers: Sequence[Any], path: Path) -> None:
         raise InputError(f"slices differ: {told}", path=path, hint="put slices that are alike into one folder")
 
 
-def _rescaling(headers: Sequence[Any]) -> list[tuple[float, float]]:
-    """Return slope and intercept of each slice; an empty list where none changes anything."""
-    found = [(float(getattr(h, "RescaleSlope", 1)), float(getattr(h, "RescaleIntercept", 0))) for h in headers]
-    return [] if all(pair == (1.0, 0.0) for pair in found) else found
-
-
 def _limits(header: Any) -> tuple[int, int]:
     bits = int(header.BitsStored)
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if int(header.PixelRepresentation) else (0, (1 << bits) - 1)
-
-
-def _pixel_size(headers: Sequence[Any]) -> PixelSize | None:
-    spacing = getattr(headers[0], "PixelSpacing", None) or getattr(headers[0], "ImagerPixelSpacing", None)
-    if not spacing:
-        return None
-    y, x = (float(value) for value in spacing)
-    return PixelSize(y, x, "mm", _slice_distance(headers))
-
-
-def _slice_distance(headers: Sequence[Any]) -> float | None:
-    places = [_along_normal(header) for header in headers]
-    if len(places) > 1 and places[-1] > places[0]:
-        return (places[-1] - places[0]) / (len(places) - 1)
-    thickness = getattr(headers[0], "SpacingBetweenSlices", None) or getattr(headers[0], "SliceThickness", None)
-    return float(thickness) if thickness else None
-
-
-def _affine(headers: Sequence[Any]) -> tuple[tuple[float, ...], ...] | None:
-    """Return the NIfTI affine of column, row and slice: DICOM's axes with the first two turned around."""
-    first, size = headers[0], _pixel_size(headers)
-    if size is None or "ImageOrientationPatient" not in first or "ImagePositionPatient" not in first:
-        return None
-    directions = np.array(first.ImageOrientationPatient, float)
-    along_x, along_y = directions[:3], directions[3:]
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = along_x * size.x, along_y * size.y
-    affine[:3, 2] = np.cross(along_x, along_y) * (size.z or 1.0)
-    affine[:3, 3] = np.array(first.ImagePositionPatient, float)
-    affine[:2] *= -1
-    return tuple(tuple(float(value) for value in row) for row in affine)
