@@ -4,11 +4,12 @@ import gzip
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
 
-from unetcli.errors import InputError, UsageError
+from unetcli.errors import InputError, UnetWarning, UsageError
 from unetcli.images import ImageWriter, open_image
 
 nibabel = pytest.importorskip("nibabel")
@@ -91,6 +92,55 @@ def test_nifti_that_is_damaged(tmp_path):
     (tmp_path / "no.nii.gz").write_bytes(gzip.compress(b"not a volume" * 100))
     with pytest.raises(InputError, match="damaged NIfTI header"):
         open_image(tmp_path / "no.nii.gz")
+
+
+def patched(path, *fields):
+    """Write a volume whose header holds other bytes: pairs of their place and an array."""
+    volume(path)
+    data = bytearray(path.read_bytes())
+    for place, values in fields:
+        data[place : place + values.nbytes] = values.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_nifti_without_a_usable_affine(value, tmp_path):
+    codes, rows = np.array([0, 1], np.int16), np.full(12, value, np.float32)
+    path = patched(tmp_path / "a.nii", (252, codes), (280, rows))
+    with pytest.warns(UnetWarning, match=r"a\.nii: has an affine that"), open_image(path) as image:
+        expected = nibabel.load(tmp_path / "a.nii").header.get_base_affine()
+        np.testing.assert_allclose(image.info.orientation, expected)
+        with ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.uint8) as writer:
+            writer.write_rows(np.zeros((45, 12), np.uint8))
+    np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii").affine, expected, atol=1e-5)
+
+
+def test_nifti_of_a_negative_size(tmp_path):
+    for shape in ((-12, -9, 5), (-12, 9, 5)):
+        path = patched(tmp_path / "a.nii", (42, np.array(shape, np.int16)))
+        with pytest.raises(InputError, match="has the shape|damaged NIfTI header"):
+            open_image(path)
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
+        with pytest.raises(InputError, match="has the shape|damaged NIfTI header"):
+            open_image(tmp_path / "a.nii.gz")
+
+
+def test_nifti_in_color_loses_alpha(tmp_path):
+    for letters in ("RGB", "RGBA"):
+        pixels = np.zeros((12, 9, 5), [(letter, np.uint8) for letter in letters])
+        for number, letter in enumerate(letters):
+            pixels[letter] = np.random.default_rng(number).integers(0, 255, pixels.shape)
+        nibabel.save(nibabel.Nifti1Image(pixels, AFFINE), tmp_path / f"{letters}.nii.gz")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with open_image(tmp_path / f"{letters}.nii.gz") as image:
+                assert (image.info.channels, image.info.joint) == (3, True)
+                assert ("alpha dropped" in image.info.notes) == (letters == "RGBA")
+                expected = np.stack([pixels[letter][:, :, 2].T for letter in "RGB"], axis=2)
+                np.testing.assert_array_equal(image.page(2)[:], expected)
+                np.testing.assert_array_equal(image.page(2)[1:8, 5:6], expected[1:8, 5:6])
+        assert [str(each.message.message) for each in caught] == ["alpha is dropped"] * (letters == "RGBA")
 
 
 def test_what_nifti_cannot_hold(tmp_path):

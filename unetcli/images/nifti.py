@@ -8,12 +8,12 @@ import gzip
 import io
 import logging
 import zlib
-from math import prod
+from math import inf, prod
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from unetcli.errors import InputError, UsageError
+from unetcli.errors import InputError, UsageError, warn
 from unetcli.images.axes import Layout, apply_axes, check_layout
 from unetcli.images.files import InputFile, truncated
 from unetcli.images.info import ImageInfo, PixelSize
@@ -26,6 +26,7 @@ _UNITS = {"meter": "m", "mm": "mm", "micron": "µm"}
 _MILLIMETERS = {"m": 1e3, "mm": 1.0, "cm": 10.0, "µm": 1e-3, "nm": 1e-6, "inch": 25.4, "Å": 1e-7}
 _SILENT = logging.Logger("silent")  # nibabel would report to the terminal
 _SILENT.disabled = True
+_FLAT = 1e-6  # volume that the axes of an affine span, each of length 1
 _HEADER = 540  # bytes of the longer of the two headers
 
 
@@ -53,7 +54,7 @@ class NiftiImage:
 
     def _check(self, shape: tuple[int, ...]) -> None:
         path, dtype = self._file.path, self._stored
-        if len(shape) > 5 or 0 in shape:
+        if len(shape) > 5 or min(shape) < 1:
             raise InputError(f"has the shape {shape}", path=path, hint="save a volume of two to four axes")
         if self._colors and dtype.names[:3] != ("R", "G", "B"):
             raise InputError(f"has pixels of kind {dtype}", path=path, hint="save it as numbers or RGB")
@@ -72,8 +73,11 @@ class NiftiImage:
         zooms = [float(zoom) for zoom in header.get_zooms()] + [1.0]
         space, _ = header.get_xyzt_units()
         z = zooms[2] if len(header.get_zooms()) > 2 and zooms[2] > 0 else None
-        size = PixelSize(zooms[1], zooms[0], _UNITS.get(space, "mm"), z) if min(zooms[:2]) > 0 else None
+        size = PixelSize(zooms[1], zooms[0], _UNITS.get(space, "mm"), z) if all(0 < zoom < inf for zoom in zooms[:2]) else None
         notes = layout.described() + (("values scaled as the header says",) if self._scale is not None else ())
+        if self._colors and len(self._stored.names or ()) > samples:
+            warn("alpha is dropped", path=self._file.path)
+            notes += ("alpha dropped",)
         return ImageInfo(
             path=self._file.path,
             format="nifti",
@@ -90,7 +94,7 @@ class NiftiImage:
             page_shape=layout.page_shape,
             joint=self._colors,
             notes=notes,
-            orientation=tuple(tuple(float(v) for v in row) for row in header.get_best_affine()),
+            orientation=_affine(header, self._file),
         )
 
     def page(self, index: int) -> PageSource:
@@ -100,6 +104,8 @@ class NiftiImage:
 
         def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
             parts = [plane.read(y0, y1, x0, x1) for plane in planes]
+            if self._colors:
+                parts = [np.ascontiguousarray(part[:, :, :3]) for part in parts]  # without alpha
             pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
             if self._scale is not None:
                 slope, intercept = self._scale
@@ -139,6 +145,22 @@ def _read_header(file: InputFile) -> Any:
         raise InputError(
             f"has a damaged NIfTI header ({error})", path=file.path, hint="copy the file again from its source"
         ) from error
+
+
+def _affine(header: Any, file: InputFile) -> tuple[tuple[float, ...], ...] | None:
+    """Return the affine of a header; that of its pixel sizes alone where what it states is no place in space."""
+    stated, plain = header.get_best_affine(), header.get_base_affine()
+    if not _is_regular(stated):
+        warn("has an affine that is singular or not finite; it lies in space as its pixel sizes say", path=file.path)
+    usable = next((affine for affine in (stated, plain) if _is_regular(affine)), None)
+    return None if usable is None else tuple(tuple(float(value) for value in row) for row in usable)
+
+
+def _is_regular(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine have lengths and span a space."""
+    with np.errstate(all="ignore"):
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        return bool(np.isfinite(affine).all() and abs(np.linalg.det(axes)) > _FLAT)
 
 
 def _unpacked(file: InputFile) -> InputFile:
