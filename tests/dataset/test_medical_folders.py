@@ -90,6 +90,15 @@ def test_a_series_is_a_stack_with_a_mask(write_mask, names, tmp_path):
     assert found.pairs[0].images[0].is_dir()
 
 
+def test_foreign_files_among_the_slices(tmp_path):
+    for number in range(2):
+        folder = series(tmp_path / f"images/case{number}", scan(number), uid=f"1.{number}")
+        for name in ("Thumbs.db", "zz-notes.txt", ".DS_Store"):
+            (folder / name).write_bytes(b"x" * 900)
+        nifti(tmp_path / f"masks/case{number}.nii.gz", labels(number))
+    check(tmp_path)
+
+
 def test_a_series_beside_its_mask(tmp_path):
     for number in range(2):
         series(tmp_path / f"case{number}", scan(number), uid=f"1.{number}")

@@ -11,6 +11,7 @@ import pytest
 
 from unetcli.errors import InputError, UnetWarning, UsageError
 from unetcli.images import ImageWriter, open_image
+from unetcli.images.dicom import holds_series
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -264,6 +265,18 @@ def test_dicom_with_time_points(tmp_path):
     with pytest.raises(InputError, match="1 at 1 of its places, 2 at 2") as caught:
         open_image(tmp_path / "by-time")
     assert "time point" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "DICOMDIR", "readme.txt", "~$x.doc", "README"])
+def test_a_foreign_file_among_the_slices(name, tmp_path):
+    for z in range(3):
+        dicom(tmp_path / f"a{z}.dcm", np.full((9, 12), z, np.uint16), ImagePositionPatient=[0, 0, z])
+    (tmp_path / name).write_bytes((b"\0" * 128 + b"DICM").ljust(900, b"\0") if name == "DICOMDIR" else b"x" * 900)
+    assert holds_series(tmp_path)
+    with open_image(tmp_path) as image:
+        assert image.info.pages == 3
+    (tmp_path / "z.png").write_bytes(b"x" * 900)  # an image, or a mask, with a name of its own
+    assert not holds_series(tmp_path)
 
 
 def test_dicom_that_cannot_be_used(tmp_path):

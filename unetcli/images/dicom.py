@@ -12,7 +12,7 @@ import numpy as np
 from unetcli.errors import InputError, UnetError
 from unetcli.images.axes import Layout, apply_axes, check_layout
 from unetcli.images.dicom_frames import Frame, affine, frames_of, in_order, pixel_size
-from unetcli.images.files import InputFile, open_input
+from unetcli.images.files import EXTENSIONS, InputFile, open_input
 from unetcli.images.info import ImageInfo
 from unetcli.images.medical import needed_package
 from unetcli.images.memory import check_memory
@@ -21,6 +21,9 @@ from unetcli.images.source import PageSource
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _MAGIC, _HEAD = b"DICM", 132  # the bytes that end the head of a file
+_NO_SLICES = ("dicomdir", "thumbs.db", "desktop.ini")
+_FOREIGN = 8  # files that may stand before the first slice or behind the last
+_OTHER_IMAGES = (*EXTENSIONS, ".nii", ".gz")
 
 
 class DicomImage:
@@ -187,11 +190,9 @@ def holds_series(folder: Path) -> bool:
     """Whether the files of a folder are slices of one DICOM series, as far as the first and the last of them tell."""
     try:
         paths = _candidates(folder)
-        ends = [paths[0], paths[-1]]
-        for path in ends:
-            with path.open("rb") as file:
-                if file.read(_HEAD)[-4:] != _MAGIC:
-                    return False
+        ends = [path for path in (_first_slice(paths), _first_slice(paths[::-1])) if path is not None]
+        if len(ends) < 2:
+            return False
         from pydicom import dcmread
 
         series = [dcmread(path, stop_before_pixels=True).get("SeriesInstanceUID", path.name) for path in ends]
@@ -202,13 +203,27 @@ def holds_series(folder: Path) -> bool:
     return bool(series[0] == series[1])
 
 
+def _first_slice(paths: Sequence[Path]) -> Path | None:
+    """Return the first DICOM file; None where an image of another kind, or many other files, come before it."""
+    for path in paths[:_FOREIGN]:
+        with path.open("rb") as file:
+            if file.read(_HEAD)[-4:] == _MAGIC:
+                return path
+        if path.suffix.lower() in _OTHER_IMAGES:
+            return None
+    return None
+
+
 def _candidates(folder: Path) -> list[Path]:
-    """Return the files of a folder that are not hidden and long enough for DICOM, by name."""
+    """Return the files of a folder that may be slices, by name: not hidden, no list of them, and long enough."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     return [
         Path(entry.path)
         for entry in entries
-        if not entry.name.startswith(".") and entry.is_file() and entry.stat().st_size > _HEAD
+        if not entry.name.startswith((".", "~$"))
+        and entry.name.lower() not in _NO_SLICES
+        and entry.is_file()
+        and entry.stat().st_size > _HEAD
     ]
 
 

@@ -21,7 +21,7 @@ _MAGIC = {
     b"GIF8": "gif",
 }
 # Extensions by which a file claims a format; others (.lsm, .svs, .dat) claim nothing.
-_EXTENSIONS = {
+EXTENSIONS = {
     ".tif": "tiff",
     ".tiff": "tiff",
     ".png": "png",
@@ -172,7 +172,7 @@ def detect_format(file: InputFile) -> str:
             path=file.path,
             hint=f"{_READABLE}; convert the file to TIFF",
         )
-    if suffix in _EXTENSIONS and _EXTENSIONS[suffix] != found:
+    if suffix in EXTENSIONS and EXTENSIONS[suffix] != found:
         article = "an" if found == "nifti" else "a"
         warn(f"is {article} {found.upper()} despite {file.path.suffix}", path=file.path)
     return found

@@ -73,7 +73,11 @@ class NiftiImage:
         zooms = [float(zoom) for zoom in header.get_zooms()] + [1.0]
         space, _ = header.get_xyzt_units()
         z = zooms[2] if len(header.get_zooms()) > 2 and zooms[2] > 0 else None
-        size = PixelSize(zooms[1], zooms[0], _UNITS.get(space, "mm"), z) if all(0 < zoom < inf for zoom in zooms[:2]) else None
+        size = (
+            PixelSize(zooms[1], zooms[0], _UNITS.get(space, "mm"), z)
+            if all(0 < zoom < inf for zoom in zooms[:2])
+            else None
+        )
         notes = layout.described() + (("values scaled as the header says",) if self._scale is not None else ())
         if self._colors and len(self._stored.names or ()) > samples:
             warn("alpha is dropped", path=self._file.path)
