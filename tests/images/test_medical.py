@@ -109,21 +109,22 @@ def patched(path, *fields):
 def test_nifti_without_a_usable_affine(value, tmp_path):
     codes, rows = np.array([0, 1], np.int16), np.full(12, value, np.float32)
     path = patched(tmp_path / "a.nii", (252, codes), (280, rows))
-    with pytest.warns(UnetWarning, match=r"a\.nii: has an affine that"), open_image(path) as image:
-        expected = nibabel.load(tmp_path / "a.nii").header.get_base_affine()
-        np.testing.assert_allclose(image.info.orientation, expected)
-        with ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.uint8) as writer:
-            writer.write_rows(np.zeros((45, 12), np.uint8))
+    with pytest.warns(UnetWarning, match=r"a\.nii: has an affine that"):
+        image = open_image(path)
+    expected = nibabel.load(tmp_path / "a.nii").header.get_base_affine()
+    np.testing.assert_allclose(image.info.orientation, expected)
+    with image, ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.uint8) as writer:
+        writer.write_rows(np.zeros((45, 12), np.uint8))
     np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii").affine, expected, atol=1e-5)
 
 
 def test_nifti_of_a_negative_size(tmp_path):
     for shape in ((-12, -9, 5), (-12, 9, 5)):
         path = patched(tmp_path / "a.nii", (42, np.array(shape, np.int16)))
-        with pytest.raises(InputError, match="has the shape|damaged NIfTI header"):
+        with pytest.raises(InputError, match="has the shape"):
             open_image(path)
         (tmp_path / "a.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
-        with pytest.raises(InputError, match="has the shape|damaged NIfTI header"):
+        with pytest.raises(InputError, match="has the shape"):
             open_image(tmp_path / "a.nii.gz")
 
 
@@ -277,6 +278,32 @@ def test_a_foreign_file_among_the_slices(name, tmp_path):
         assert image.info.pages == 3
     (tmp_path / "z.png").write_bytes(b"x" * 900)  # an image, or a mask, with a name of its own
     assert not holds_series(tmp_path)
+
+
+def test_dicom_in_color_of_16_bits(tmp_path):
+    colors = np.random.default_rng(0).integers(0, 60000, (9, 12, 3)).astype(np.uint16)
+    dicom(tmp_path / "a.dcm", colors, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    with open_image(tmp_path / "a.dcm") as image:
+        assert image.info.dtype == np.uint16
+        assert (image.page(0)[:] == colors).all()
+
+
+def test_slices_with_and_without_sign_are_not_alike(tmp_path):
+    dicom(tmp_path / "a", np.full((9, 12), 40000, np.uint16))
+    dicom(tmp_path / "b", np.full((9, 12), -7, np.int16), ImagePositionPatient=[0, 0, 50])
+    with pytest.raises(InputError, match="slices differ: 12x9 of 16 bits, 12x9 of 16 bits with sign"):
+        open_image(tmp_path)
+
+
+def test_the_damaged_slice_of_a_series_is_named(tmp_path):
+    for z in range(3):
+        dicom(tmp_path / f"{z}.dcm", np.full((9, 12), z, np.uint16), ImagePositionPatient=[0, 0, z])
+    (tmp_path / "1.dcm").write_bytes((tmp_path / "1.dcm").read_bytes()[:-50])
+    with open_image(tmp_path) as image:
+        with pytest.raises(InputError, match="cannot be decoded") as caught:
+            image.page(1)[:]
+        assert caught.value.path == tmp_path / "1.dcm"
+        assert image.page(2)[0, 0, 0] == 2
 
 
 def test_dicom_that_cannot_be_used(tmp_path):

@@ -82,7 +82,9 @@ class DicomImage:
             layout = named
         check_layout(layout, self._path)
         kind = "i" if int(first.PixelRepresentation) and not colors else "u"
-        dtype = np.dtype(np.uint8) if colors else np.dtype(f"{kind}{-(-int(first.BitsAllocated) // 8)}")
+        dtype = np.dtype(f"{kind}{-(-int(first.BitsAllocated) // 8)}")
+        if self._photometric == "PALETTE COLOR":
+            dtype = np.dtype(np.uint8)
         if self._scaled:
             dtype = np.dtype(np.float32)
         notes = list(layout.described())
@@ -126,6 +128,8 @@ class DicomImage:
         needed = info.height * info.width * info.channels * 8
         check_memory(3 * needed, f"a slice of {info.width}x{info.height} pixels", path=self._path)
         frame = self._frames[index]
+        source = self._slices[frame.file][0]
+        path = source if isinstance(source, Path) else source.path
         try:
             pixels = self._decode(frame)
         except (UnetError, MemoryError):
@@ -133,12 +137,12 @@ class DicomImage:
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"cannot be decoded: {reason}", path=self._path, hint="save it uncompressed, or copy it again"
+                f"cannot be decoded: {reason}", path=path, hint="save it uncompressed, or copy it again"
             ) from error
         if pixels.shape != info.shape:
             raise InputError(
                 f"has slices of the shape {pixels.shape}, its header says {info.shape}",
-                path=self._path,
+                path=path,
                 hint="copy the file again from its source",
             )
         self._decoded = (index, pixels)
@@ -274,9 +278,14 @@ def _check_series(headers: Sequence[Any], path: Path) -> None:
 
 
 def _check_alike(headers: Sequence[Any], path: Path) -> None:
-    kinds = list(dict.fromkeys((int(h.Columns), int(h.Rows), int(h.BitsAllocated)) for h in headers))
+    kinds = list(
+        dict.fromkeys((int(h.Columns), int(h.Rows), int(h.BitsAllocated), int(h.PixelRepresentation)) for h in headers)
+    )
     if len(kinds) > 1:
-        told = ", ".join(f"{width}x{height} of {bits} bits" for width, height, bits in kinds[:4])
+        told = ", ".join(
+            f"{width}x{height} of {bits} bits" + (" with sign" if sign else "")
+            for width, height, bits, sign in kinds[:4]
+        )
         raise InputError(f"slices differ: {told}", path=path, hint="put slices that are alike into one folder")
 
 
