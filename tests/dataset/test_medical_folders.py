@@ -17,7 +17,7 @@ from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import find_pairs, match_files
 from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import survey
-from unetcli.errors import InputError, UnetError, UnetWarning, UsageError
+from unetcli.errors import InputError, Problems, UnetError, UnetWarning, UsageError
 from unetcli.images import open_image
 from unetcli.images.volumes import OpenVolumes
 
@@ -230,6 +230,15 @@ def test_predictions_are_scored_against_a_series(tmp_path):
     series(tmp_path / "organ", labels(0))
     nifti(tmp_path / "mask.nii.gz", labels(0))
     assert match_files(tmp_path / "mask.nii.gz", tmp_path / "organ")[0].truth == tmp_path / "organ"
+
+
+def test_what_is_wrong_with_a_volume_is_said_once(tmp_path):
+    tall(tmp_path)
+    nifti(tmp_path / "masks/case1.nii.gz", np.tile(labels(1), (6, 1, 1)), FLIP_ROWS)
+    with pytest.raises(UnetError) as caught:
+        survey(find_pairs(tmp_path)).check()
+    assert not isinstance(caught.value, Problems)
+    assert "its rows run in other directions" in caught.value.message
 
 
 @pytest.fixture

@@ -100,7 +100,8 @@ def examine(
             records[number] += decoded_part or []
             problems += errors
             advance(len(part))
-    return [record for several in records for record in several], problems
+    once = {(problem.path, problem.message): problem for problem in problems}  # each part of a stack tells those of all
+    return [record for several in records for record in several], list(once.values())
 
 
 @contextmanager
