@@ -332,3 +332,11 @@ def _read_all(volumes, paths):
     for number, path in enumerate(paths):
         with volumes.open(open_image, path) as image:
             assert [int(page[0:1, 0:1].max()) for page in image.pages()] == list(range(100 * number, 100 * number + 4))
+
+
+def test_scoring_does_not_open_a_volume_for_every_page(tmp_path, opened):
+    """It is opened for its header, for its values, and for all pages that are scored."""
+    pixels = np.tile(labels(0), (6, 1, 1))
+    paths = [nifti(tmp_path / name, pixels) for name in ("t.nii.gz", "p.nii.gz")]
+    assert run(["evaluate", str(paths[1]), str(paths[0]), "-q", "--fail-under", "dice=1"]) == 0
+    assert max(map(opened.count, opened)) <= 3

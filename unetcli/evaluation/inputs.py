@@ -18,6 +18,7 @@ from unetcli.evaluation.overlays import to_gray_levels
 from unetcli.evaluation.reading import FilePair, data_set_at, pair_files, survey_values
 from unetcli.evaluation.records import LabelledPage
 from unetcli.images import PixelSize, intensity_range, normalize, open_image
+from unetcli.images.volumes import OpenVolumes
 from unetcli.metrics.partition import connected
 
 
@@ -81,12 +82,13 @@ def read_inputs(
     data = data_set_at(truth)
     pairs = pair_files(prediction, truth, data, pages=pages)
     coding = truth_coding(_survey_truths(pairs), task, ignore, data) if like is None else like.coding
-    files = [(pair.prediction, _predicted_pages(pair, coding)) for pair in pairs]
+    volumes = OpenVolumes(2)  # a prediction and its truth
+    files = [(pair.prediction, _predicted_pages(pair, coding, volumes)) for pair in pairs]
     values = survey_values(files, opened_as=coding.opened_as)
     predicted = prediction_coding(coding, [(pair.prediction, found) for pair, found in zip(pairs, values, strict=True)])
     notes = list(predicted.notes)
     if like is None:
-        decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding))
+        decided = decide_task(coding, task, lambda: _read_truth(pairs[0], pairs[0].truth_pages[0], coding, volumes))
         notes.insert(0, coding.describe())
         if decided == "membranes" and task == "auto":
             notes.append(
@@ -99,7 +101,7 @@ def read_inputs(
         PageJob(
             pair.name,
             truth_page,
-            partial(_load, pair, number, coding, predicted, spacing),
+            partial(_load, pair, number, coding, predicted, spacing, volumes),
             None if pair.image is None else partial(read_picture, pair.image, truth_page),
         )
         for pair, spacing in zip(pairs, spacings, strict=True)
@@ -124,16 +126,16 @@ def _survey_truths(pairs: Sequence[FilePair]) -> list[MaskValues]:
     return found
 
 
-def _read_truth(pair: FilePair, page: int, coding: LabelCoding) -> NDArray[np.int32]:
-    with open_image(pair.truth, palette=coding.opened_as) as image:
+def _read_truth(pair: FilePair, page: int, coding: LabelCoding, volumes: OpenVolumes) -> NDArray[np.int32]:
+    with volumes.open(open_image, pair.truth, None, coding.opened_as) as image:
         return coding.decode(image.page(page)[:], pair.truth)
 
 
-def _predicted_pages(pair: FilePair, coding: LabelCoding) -> Iterator[NDArray[Any]]:
-    with open_image(pair.prediction, palette=coding.opened_as) as image:
+def _predicted_pages(pair: FilePair, coding: LabelCoding, volumes: OpenVolumes) -> Iterator[NDArray[Any]]:
+    with volumes.open(open_image, pair.prediction, None, coding.opened_as) as image:
         for predicted, page in zip(pair.prediction_pages, pair.truth_pages, strict=True):
             raw = image.page(predicted)[:]
-            yield raw if coding.ignore is None else _counted(raw, _read_truth(pair, page, coding))
+            yield raw if coding.ignore is None else _counted(raw, _read_truth(pair, page, coding, volumes))
 
 
 def _counted(raw: NDArray[Any], truth: NDArray[np.int32]) -> NDArray[Any]:
@@ -145,11 +147,16 @@ def _counted(raw: NDArray[Any], truth: NDArray[np.int32]) -> NDArray[Any]:
 
 
 def _load(
-    pair: FilePair, number: int, coding: LabelCoding, predicted: PredictionCoding, spacing: tuple[float, float]
+    pair: FilePair,
+    number: int,
+    coding: LabelCoding,
+    predicted: PredictionCoding,
+    spacing: tuple[float, float],
+    volumes: OpenVolumes,
 ) -> LabelledPage:
     page = pair.truth_pages[number]
-    there = _read_truth(pair, page, coding)
-    with open_image(pair.prediction, palette=coding.opened_as) as image:
+    there = _read_truth(pair, page, coding, volumes)
+    with volumes.open(open_image, pair.prediction, None, coding.opened_as) as image:
         labels, probability = predicted.decode(_counted(image.page(pair.prediction_pages[number])[:], there))
     if predicted.in_pieces:
         labels = connected((labels > 0) & (there >= 0))
