@@ -95,6 +95,27 @@ def test_nifti_that_is_damaged(tmp_path):
         open_image(tmp_path / "no.nii.gz")
 
 
+@pytest.mark.parametrize(("unit", "seconds"), [("sec", 1), ("msec", 1e-3), ("usec", 1e-6), ("hz", None)])
+def test_time_steps_of_nifti_come_back(unit, seconds, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 100, (12, 9, 5, 3)).astype(np.int16)
+    written = nibabel.Nifti1Image(pixels, AFFINE)
+    written.header["pixdim"][4] = 2.5
+    written.header.set_xyzt_units("mm", unit)
+    nibabel.save(written, tmp_path / "a.nii")
+    with open_image(tmp_path / "a.nii") as image:
+        expected = None if seconds is None else pytest.approx(2.5 * seconds)
+        assert image.info.frame_interval == expected
+        with ImageWriter(tmp_path / "m.nii", like=image.info, dtype=np.uint8) as writer:
+            writer.write_rows(np.zeros((9 * 15, 12), np.uint8))
+    header = nibabel.load(tmp_path / "m.nii").header
+    assert header.get_zooms()[3] == (1 if seconds is None else expected)
+    assert header.get_xyzt_units() == ("mm", "sec")
+    volume(tmp_path / "b.nii")
+    for axes in (None, "TYX"):
+        with open_image(tmp_path / "b.nii", axes) as image:
+            assert image.info.frame_interval is None
+
+
 def patched(path, *fields):
     """Write a volume whose header holds other bytes: pairs of their place and an array."""
     volume(path)

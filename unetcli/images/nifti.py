@@ -23,6 +23,7 @@ from unetcli.images.planes import RawPlane, plane_numbers
 from unetcli.images.source import PageSource
 
 _UNITS = {"meter": "m", "mm": "mm", "micron": "µm"}
+_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _MILLIMETERS = {"m": 1e3, "mm": 1.0, "cm": 10.0, "µm": 1e-3, "nm": 1e-6, "inch": 25.4, "Å": 1e-7}
 _SILENT = logging.Logger("silent")  # nibabel would report to the terminal
 _SILENT.disabled = True
@@ -45,6 +46,7 @@ class NiftiImage:
         kept = [i for i, size in enumerate(found.shape) if size > 1 or found.axes[i] in "YX"]
         found = Layout("".join(found.axes[i] for i in kept), tuple(found.shape[i] for i in kept), stated=True)
         self._layout = found if axes is None else apply_axes(axes, found, file.path)
+        self._timed = "T" in found.axes and self._layout.axes == found.axes
         check_layout(self._layout, file.path)
         if self._layout.axes[-2:] != "YX":
             raise InputError(f"has slices with the axes YX, not {axes}", path=file.path, hint="let --axes end with YX")
@@ -71,7 +73,8 @@ class NiftiImage:
         if self._scale is not None:
             dtype = np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
         zooms = [float(zoom) for zoom in header.get_zooms()] + [1.0]
-        space, _ = header.get_xyzt_units()
+        space, time = header.get_xyzt_units()
+        timed = self._timed and 0 < header.get_zooms()[3] < inf and time in _SECONDS
         z = zooms[2] if len(header.get_zooms()) > 2 and zooms[2] > 0 else None
         size = (
             PixelSize(zooms[1], zooms[0], _UNITS.get(space, "mm"), z)
@@ -96,6 +99,7 @@ class NiftiImage:
             pixel_size=size,
             page_axes=layout.page_axes,
             page_shape=layout.page_shape,
+            frame_interval=float(header.get_zooms()[3]) * _SECONDS[time] if timed else None,
             joint=self._colors,
             notes=notes,
             orientation=_affine(header, self._file),
@@ -263,3 +267,6 @@ def _set_geometry(header: Any, like: ImageInfo) -> None:
         header.set_xyzt_units("mm", "sec")
     header.set_sform(affine, code="scanner")
     header.set_qform(affine, code="scanner", strip_shears=True)
+    if like.frame_interval is not None and len(_volume(like)) == 4:
+        header.set_xyzt_units(header.get_xyzt_units()[0], "sec")
+        header["pixdim"][4] = like.frame_interval
