@@ -56,6 +56,12 @@ DEFECTS = (
            "np.arange(start, stop, dtype=np.intp) % (period + 2)\n"
            "    return np.minimum(positions, period + 1 - positions)",
            "inference/test_predict.py::test_mirroring_equals_reflection"),
+    Defect("selected pages at the place of the first page", "images/reader.py", "info = _beginning_at(info, pages[0])",
+           "info = _beginning_at(info, 0)",
+           "inference/test_infer_command.py::test_selected_pages_lie_where_they_lie"),
+    Defect("a volume that was replaced is read on", "images/volumes.py",
+           "found.st_ino, found.st_size, found.st_mtime_ns", "0, 0, 0",
+           "dataset/test_medical_folders.py::test_a_volume_that_another_one_replaced_is_opened_anew"),
     Defect("context of padded networks kept", "inference/predict.py", "cut_off = geometry_of(network).context",
            "cut_off = geometry_of(network).context // 2",
            "inference/test_predict.py::test_padded_networks_are_cut_where_they_are_exact"),
