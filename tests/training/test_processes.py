@@ -83,6 +83,12 @@ def test_two_processes_equal_one_with_the_doubled_batch(cells, tmp_path):
     assert len(begun) == len(load_state(places[0] / "unet.run").tensors)
 
 
+def test_folds_are_trained_one_after_the_other_by_the_same_processes(cells, tmp_path):
+    with started(2, cells, tmp_path, "--epochs", "1", "--batch-size", "4", "--folds", "2") as process:
+        assert process.wait(120) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "unet.fold2.safetensors").exists()
+
+
 def test_a_killed_process_ends_all_and_the_training_can_go_on(cells, tmp_path):
     arguments = (2, cells, tmp_path, "--epochs", "100000", "--batch-size", "4")
     with started(*arguments) as launcher:

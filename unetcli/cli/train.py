@@ -163,6 +163,7 @@ def train(
             raise UsageError("no data named", hint="unet train FOLDER, or unet train images.tif masks.tif")
 
         from unetcli.models.device import set_threads
+        from unetcli.training.processes import leave
         from unetcli.training.train import check_outputs
 
         configs = configs_of(given)
@@ -180,6 +181,7 @@ def train(
                     check_outputs(other, dry_run=True)
                 return
             results.append(result)
+        leave()
         if len(results) == 1:
             shown.write_json(results[0])
         else:

@@ -1,5 +1,6 @@
 """The processes of one training: one as a rule, several where `torchrun` started them."""
 
+import atexit
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -34,17 +35,13 @@ class Processes:
         return self.rank == 0
 
     def join(self, device: Device) -> None:
-        """Meet the other processes, if there are any."""
+        """Meet the other processes, if there are any; they stay together until `leave`."""
         if self.count > 1 and not distributed.is_initialized():
             if device.kind == "cuda":
                 torch.cuda.set_device(device.torch)
             backend = "nccl" if device.kind == "cuda" else "gloo"
             distributed.init_process_group(backend, timeout=LONGEST_WAIT)
-
-    def leave(self) -> None:
-        """Part from the other processes."""
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+            atexit.register(_abandon)
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return a network whose gradients are the mean over all processes."""
@@ -72,6 +69,22 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any, at the end of the program: they do not meet twice.
+
+    On CUDA each one waits here for all the others, so after an error that it alone has a process does not come here: it
+    ends, and `torchrun` ends the others.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _abandon() -> None:
+    """Wait for nobody, as torch does by itself at the end of a program, but with a warning."""
+    if distributed.group.WORLD is not None:
+        distributed.group.WORLD.abort()
 
 
 def processes_of_environment() -> Processes:

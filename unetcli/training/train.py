@@ -102,7 +102,7 @@ def train(
     OutputError : a file cannot be written.
     ResourceError : another process of the same training ended.
     """
-    trainer.processes.join(decided.device)
+    trainer.processes.join(decided.device)  # until `leave`, which is for the caller after all trainings
     try:
         if trainer.processes.first:
             yield from _train(config, survey, decided, trainer, state)
@@ -115,8 +115,6 @@ def train(
                 "another process of this training ended", path=config.run_folder, hint="continue it with --resume"
             ) from None
         raise
-    finally:
-        trainer.processes.leave()
 
 
 def _train(
