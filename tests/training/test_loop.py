@@ -17,6 +17,7 @@ from unetcli.models.device import Device
 from unetcli.training import loop
 from unetcli.training.config import RECIPES
 from unetcli.training.loop import Trainer
+from unetcli.training.processes import Processes
 from unetcli.training.records import EpochRecord, Limits, StepRecord
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,6 +214,17 @@ def test_no_memory_at_all_is_an_error():
     short_of_memory(trainer.network, 0)
     with pytest.warns(UnetWarning), pytest.raises(ResourceError, match="with 1 patch of 84 pixels"):
         list(trainer.run())
+
+
+def test_a_stop_that_another_process_was_told_is_known_here():
+    class Others(Processes):
+        def largest(self, values, device):
+            return [values[0], 1.0]  # seconds, and whether to stop
+
+    trainer = trainer_of(processes=Others())
+    assert not trainer.stopped
+    assert not list(trainer.run())
+    assert trainer.stopped
 
 
 def test_a_scale_that_cannot_be_found_is_divergence_too():

@@ -93,9 +93,8 @@ def test_a_killed_process_ends_all_and_the_training_can_go_on(cells, tmp_path):
     arguments = (2, cells, tmp_path, "--epochs", "100000", "--batch-size", "4")
     with started(*arguments) as launcher:
         wait_for(tmp_path, "epoch 2/")
-        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-        second = next(child for child in children if rank_of(child) == "1")
-        os.kill(int(second), signal.SIGKILL)
+        children = children_of(launcher)
+        os.kill(second_of(children), signal.SIGKILL)
         assert launcher.wait(60) != 0
         time.sleep(0.5)
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
@@ -108,6 +107,22 @@ def test_a_killed_process_ends_all_and_the_training_can_go_on(cells, tmp_path):
     log = (tmp_path / "log").read_text()
     assert f"continues after epoch {done}/100000" in log
     assert "resume with: torchrun --nproc-per-node 2 -m unetcli train" in log
+
+
+def test_a_stop_that_reached_one_process_stops_all(cells, tmp_path):
+    with started(2, cells, tmp_path, "--epochs", "100000", "--batch-size", "4") as launcher:
+        wait_for(tmp_path, "epoch 1/")
+        os.kill(second_of(children_of(launcher)), signal.SIGTERM)
+        assert launcher.wait(60) != 0
+    assert "resume with: torchrun --nproc-per-node 2 -m unetcli train" in (tmp_path / "log").read_text()
+
+
+def children_of(launcher):
+    return Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+
+
+def second_of(children):
+    return next(int(child) for child in children if rank_of(child) == "1")
 
 
 def rank_of(pid):

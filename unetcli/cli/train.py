@@ -224,6 +224,7 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     """Train one network and return its document; in a dry run only plan it, and return nothing."""
     from unetcli.training.plan import plan
     from unetcli.training.preview import preview, write_picture
+    from unetcli.training.processes import leave
     from unetcli.training.state import begin, load_state, restore
     from unetcli.training.train import check_outputs
     from unetcli.training.train import train as run_training
@@ -264,10 +265,12 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
     else:
         shown.say(f"left {result.model} as it was: this training was {reached} yet")
     document = train_document(result, decided, found)
-    if stop.number is not None:
+    if result.stopped or stop.number is not None:  # asked in whichever process, or here and too late for the others
         shown.say(f"resume with: {resume_command(given)}")
         shown.write_json(document)
-        raise Interrupted(stop.number)
+        if result.stopped:
+            leave()
+        raise Interrupted(stop.number or signal.SIGTERM)
     return document
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -41,7 +41,7 @@ class Trainer:
     held_out : decoded images to validate on.
     batch_size : patches of a step, of all processes together.
     processes : those that train this network together.
-    stop : returns whether to stop after the present step.
+    stop : returns whether this process is to stop after the present step; `stopped` says whether all of them did.
     clock : returns seconds; monotonic.
     """
 
@@ -87,6 +87,7 @@ class Trainer:
         self.dice_weight = recipe.dice_weight if dataset.task == "instances" else 0.0
         self.parts = 1  # pieces in which a batch is computed, more where memory ran out
         self.bad_steps = 0
+        self.stopped = False  # whether a process was told to, so that all of them did
         self.validation_seconds = 0.0
         self.seconds = 0.0  # that the training has run, until it was last looked at
         self.rate = 0.0  # learning rate of the last step
@@ -144,18 +145,18 @@ class Trainer:
             precision=PRECISIONS[self.device.precision],
         )
         model = self.processes.wrap(self.network)
-        stopped = self._look(began)
+        self.stopped = False
+        self._look(began)
         try:
-            while not stopped and self.ending is None:
-                stopped = yield from self._epoch(model, made, began)
+            while not self.stopped and self.ending is None:
+                yield from self._epoch(model, made, began)
         finally:
             made.close()
 
-    def _look(self, began: float) -> bool:
-        """Look at the clock and return whether to stop, both as all processes see them."""
-        now, stop = self.processes.largest([self.clock() - began, float(self.stop())], self.device)
-        self.seconds = now
-        return bool(stop)
+    def _look(self, began: float) -> None:
+        """Look at the clock and whether to stop, both as all processes see them."""
+        self.seconds, stop = self.processes.largest([self.clock() - began, float(self.stop())], self.device)
+        self.stopped = self.stopped or bool(stop)
 
     def _out_of_time(self) -> bool:
         return self.limits.seconds is not None and self.seconds + self.validation_seconds >= self.limits.seconds
@@ -189,10 +190,8 @@ class Trainer:
                 yield keys[self.processes.rank :: self.processes.count]
             skipped = 0
 
-    def _epoch(
-        self, model: nn.Module, made: Iterator[Batch], began: float
-    ) -> Generator[StepRecord | EpochRecord, None, bool]:
-        """Train for what is left of an epoch and return whether it was stopped."""
+    def _epoch(self, model: nn.Module, made: Iterator[Batch], began: float) -> Iterator[StepRecord | EpochRecord]:
+        """Train for what is left of an epoch."""
         epoch, first = len(self.history) + 1, len(self.losses)
         started = self.clock()
         set_training(self.network)
@@ -207,18 +206,20 @@ class Trainer:
             self.seconds = self.clock() - began
             steps = max(step, self.steps_per_epoch)
             yield StepRecord(epoch, step, steps, self.losses[-1], self._progress(), self.seconds)
-            if self._look(began):
-                return True
+            self._look(began)
+            if self.stopped:
+                return
             if self._out_of_time():
                 break
         speed = (len(self.losses) - first) * self.batch_size / max(1e-9, self.clock() - started)
         record = self._validate(epoch, speed, began)
         if record is None:
-            return True
+            self.stopped = True
+            return
         self.losses = []
         self.history.append(record)
         yield record
-        return self._look(began)
+        self._look(began)
 
     def _validate(self, epoch: int, speed: float, began: float) -> EpochRecord | None:
         """Return the record of an epoch after its last step; None where `stop` came before all images were seen."""

@@ -29,7 +29,7 @@ class Trained:
     ----------
     weights_sha256 : empty where `best` is None and a model was there before, which stays.
     best : None where the training was stopped before its first validation; a new model then holds the last weights.
-    stopped : whether it was told to stop, and can be resumed.
+    stopped : whether it was told to stop, in whichever process, and can be resumed.
     """
 
     model: Path
@@ -108,7 +108,7 @@ def train(
             yield from _train(config, survey, decided, trainer, state)
         else:
             yield from trainer.run()
-            yield Trained(config.output, config.run_folder, "", trainer.best, tuple(trainer.history), trainer.stop())
+            yield Trained(config.output, config.run_folder, "", trainer.best, tuple(trainer.history), trainer.stopped)
     except RuntimeError as error:
         if trainer.processes.count > 1 and any(word in str(error).lower() for word in LOST_PROCESS):
             raise ResourceError(
@@ -151,7 +151,7 @@ def _train(
         finally:
             with extra:
                 page.finish(sha256)
-        if trainer.best is None and not trainer.stop():
+        if trainer.best is None and not trainer.stopped:
             raise DivergedError(
                 "no epoch gave a finite validation loss", hint="lower --learning-rate, or use --precision fp32"
             )
@@ -159,7 +159,7 @@ def _train(
             sha256 = save_model(config.output, trainer.average.average, describe(config, survey, decided, None))
             with extra:
                 page.finish(sha256)
-        yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stop())
+        yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stopped)
         extra.check()
 
 
