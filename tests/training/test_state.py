@@ -175,6 +175,18 @@ def test_a_state_of_another_network(tmp_path, change, said):
         restore(trainer_of(), changed(state, **change), tmp_path)
 
 
+def test_a_training_whose_steps_were_all_left_out_goes_on(tmp_path):
+    """In fp16 the first gradients may overflow, and an optimizer that has not stepped has no moments."""
+    trainer = trainer_of()
+    trainer.scaler.step = lambda optimizer: None
+    run_until(trainer, 2)
+    save_state(tmp_path, EMPTY.at(trainer))
+    other = trainer_of()
+    restore(other, load_state(tmp_path), tmp_path)
+    assert not other.optimizer.state
+    assert len(other.losses) == other.average.steps == 2
+
+
 def test_another_torch_is_a_warning(tmp_path):
     """CK15, second half."""
     state = replace(EMPTY.at(saved(tmp_path)), torch_version="2.0.0")

@@ -224,6 +224,7 @@ def position_of(trainer: Trainer) -> dict[str, Any]:
         "parts": trainer.parts,
         "bad_steps": trainer.bad_steps,
         "averaged_steps": trainer.average.steps,
+        "moments": bool(trainer.optimizer.state),  # none before the first step that fp16 does not leave out
         "scaler": trainer.scaler.state_dict(),
         "tile": [trainer.tile.tile, trainer.tile.batch],  # of validation, whose last digits depend on it in bf16
     }
@@ -249,7 +250,7 @@ def restore(trainer: Trainer, state: TrainingState, path: Path) -> None:
                 tensor.copy_(_taken(tensors, prefix + name, tensor.shape, path))
     position = state.position
     moments: dict[int, dict[str, Tensor]] = {}
-    if position["averaged_steps"]:  # the optimizer has no moments before its first step
+    if position.get("moments", position["averaged_steps"]):  # older states do not say it
         _restore_moments(trainer, tensors, moments, path)
     if tensors:
         raise _unfit(f"holds {sorted(tensors)[0]}, which the network lacks", path)
