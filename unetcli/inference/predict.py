@@ -22,6 +22,12 @@ Turn = tuple[int, bool]  # quarter turns, then mirrored or not
 
 EIGHT_TURNS: tuple[Turn, ...] = tuple((quarters, mirrored) for mirrored in (False, True) for quarters in range(4))
 UNTURNED = EIGHT_TURNS[:1]
+OUT_OF_MEMORY = (  # what plain errors say
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine",  # cuDNN, nearly always for want of room to work in
+)
 
 T = TypeVar("T")
 Downloading = Callable[[], list[NDArray[Any]]]
@@ -165,7 +171,7 @@ def predict_bands(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
 
 
 def _bands_of(
