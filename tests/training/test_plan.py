@@ -11,6 +11,7 @@ from unetcli.dataset.pairs import Pair, find_pairs
 from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import survey
 from unetcli.errors import InputError
+from unetcli.inference.predict import is_out_of_memory
 from unetcli.models import build_network
 from unetcli.models.device import Device, move_network, training_layout
 from unetcli.training import plan, processes
@@ -51,6 +52,33 @@ def test_an_estimate_without_memory_for_a_patch_is_an_error(monkeypatch):
     monkeypatch.setattr(plan, "_seconds", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         plan._seconds_per_step(trainer_of(), (4, 1, 84, 84))
+
+
+@pytest.mark.parametrize(("said", "out_of_memory"), [
+    ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+    ("GET was unable to find an engine to execute this computation", True),
+    ("FIND was unable to find an engine to execute this computation", True),
+    ("CUDA error: an illegal memory access was encountered", False),
+])  # fmt: skip
+def test_lack_of_memory_has_many_names(said, out_of_memory):
+    assert is_out_of_memory(RuntimeError(said)) == out_of_memory
+
+
+def test_a_card_is_chosen_before_anything_is_put_on_one(tmp_path, monkeypatch):
+    """Else every process of several would open a context on the first one too."""
+    chosen = []
+
+    def choose(device):
+        chosen.append(str(device))
+        raise RuntimeError("there is none here")
+
+    monkeypatch.setattr(plan, "choose_device", lambda *_: Device("cuda:1", "fp32", "test"))
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    stack_of(tmp_path, np.random.default_rng(0).integers(50, 100, (5, 64, 64)).astype(np.uint8))
+    with pytest.raises(RuntimeError, match="there is none here"):
+        planned(survey(find_pairs(tmp_path)), tmp_path)
+    assert chosen == ["cuda:1"]
 
 
 @pytest.mark.parametrize(("device", "cores", "processes_here", "workers"), [

@@ -83,6 +83,8 @@ def plan(config: TrainConfig, survey: Survey) -> tuple[Plan, Trainer]:
     split = _split(config, survey)
     processes = processes_of_environment()
     device = choose_device(own_device(config.device), config.precision)
+    if device.kind == "cuda":
+        torch.cuda.set_device(device.torch)
     if config.deterministic:
         make_deterministic()
     keep_freed_memory()  # also in the processes that make patches

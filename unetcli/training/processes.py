@@ -35,10 +35,11 @@ class Processes:
         return self.rank == 0
 
     def join(self, device: Device) -> None:
-        """Meet the other processes, if there are any; they stay together until `leave`."""
+        """Meet the other processes, if there are any; they stay together until `leave`.
+
+        On CUDA the present device of torch is the one that each process speaks from.
+        """
         if self.count > 1 and not distributed.is_initialized():
-            if device.kind == "cuda":
-                torch.cuda.set_device(device.torch)
             backend = "nccl" if device.kind == "cuda" else "gloo"
             distributed.init_process_group(backend, timeout=LONGEST_WAIT)
             atexit.register(_abandon)
