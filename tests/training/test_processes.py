@@ -7,14 +7,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from training.test_loop import CPU, trainer_of
 
+from unetcli.errors import UsageError
 from unetcli.models.modelfile import load_model
+from unetcli.training.config import TrainConfig
+from unetcli.training.processes import Processes
 from unetcli.training.state import load_state
+from unetcli.training.train import train
 
 ROOT = Path(__file__).parents[2]
 NETWORK = ["--features", "4", "--depth", "2", "--patch-size", "84", "--dropout", "0", "--precision", "fp32"]
@@ -115,6 +121,25 @@ def test_a_stop_that_reached_one_process_stops_all(cells, tmp_path):
         os.kill(second_of(children_of(launcher)), signal.SIGTERM)
         assert launcher.wait(60) != 0
     assert "resume with: torchrun --nproc-per-node 2 -m unetcli train" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_stand_at_different_places_do_not_go_on(rank, tmp_path):
+    """One of several machines does not see the run folder, in which the others found three epochs."""
+
+    class WithOneAfterThreeEpochs(Processes):
+        def join(self, device):
+            pass
+
+        def largest(self, values, device):
+            return [max(value, other) for value, other in zip(values, (3.0, -3.0), strict=True)]
+
+    trainer = trainer_of(processes=WithOneAfterThreeEpochs(rank, 2))
+    config = TrainConfig(tmp_path / "unet.safetensors", resume=True)
+    with pytest.raises(UsageError, match="some continue after 3 epochs, some after 0") as raised:
+        next(train(config, None, SimpleNamespace(device=CPU), trainer, None))
+    assert raised.value.path == config.run_folder
+    assert not config.run_folder.exists()
 
 
 def children_of(launcher):

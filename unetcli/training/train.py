@@ -101,9 +101,11 @@ def train(
     DivergedError : the loss is not finite; the model file of the best epoch stays.
     OutputError : a file cannot be written.
     ResourceError : another process of the same training ended.
+    UsageError : the processes continue from different states.
     """
     trainer.processes.join(decided.device)  # until `leave`, which is for the caller after all trainings
     try:
+        _check_position(config, trainer)
         if trainer.processes.first:
             yield from _train(config, survey, decided, trainer, state)
         else:
@@ -115,6 +117,18 @@ def train(
                 "another process of this training ended", path=config.run_folder, hint="continue it with --resume"
             ) from None
         raise
+
+
+def _check_position(config: TrainConfig, trainer: Trainer) -> None:
+    """Raise unless all processes stand at the same place; else they would wait for each other."""
+    done = trainer.epochs_done
+    most, fewest = trainer.processes.largest([done, -done], trainer.device)
+    if most != -fewest:
+        raise UsageError(
+            f"of the processes that train together, some continue after {most:.4g} epochs, some after {-fewest:.4g}",
+            path=config.run_folder,
+            hint="--resume needs the run folder in the same state on every machine: use a shared disk, or copy it",
+        )
 
 
 def _train(
