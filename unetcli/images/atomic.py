@@ -101,7 +101,7 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = (), dry
     except FileNotFoundError:
         pass
     except OSError as error:  # a name that is too long, a file where a folder should be
-        raise writing_failed(error, target) from error
+        raise writing_failed(error, target.parent if error.errno == errno.ENOTDIR else target) from error
     for path in inputs:
         inside = target.suffix.lower() == ".zarr" and Path(path).resolve().is_relative_to(target.resolve())
         same = exists(path) and target.exists() and target.samefile(path)  # noqa: PTH110
