@@ -125,6 +125,12 @@ class UnetWarning(UserWarning):
         self.path = path
 
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine",  # cuDNN, nearly always for want of room to work in
+)
 _quiet = ContextVar("quiet", default=False)
 
 
@@ -142,6 +148,11 @@ def warn(message: str, *, path: Path | str | None = None) -> None:
     """Issue a `UnetWarning`; the command line shows each one once as ``warning: <path>: <message>``."""
     if not _quiet.get():
         warnings.warn(UnetWarning(message, path), stacklevel=2)
+
+
+def tells_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or a library below it means that memory ran out."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in _OUT_OF_MEMORY)
 
 
 def raise_all(problems: Sequence[UnetError]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from unetcli import __version__
 from unetcli.cli.places import check_document
-from unetcli.errors import OutputError, Problems, ResourceError, UnetError, UnetWarning
+from unetcli.errors import OutputError, Problems, ResourceError, UnetError, UnetWarning, tells_lack_of_memory
 
 SCHEMA = 1  # of the JSON documents
 EXIT_BUG = 1
@@ -210,7 +210,7 @@ def as_unet_error(error: Exception) -> UnetError:
         return OutputError(said, path=error.filename, hint="free space there, or name another place")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return ResourceError("too many open files", hint="ulimit -n 4096, or --workers 0")
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
+    if tells_lack_of_memory(error):
         return ResourceError(
             "out of memory",
             hint="to train, a smaller --patch-size or --batch-size, or fewer --features; else a smaller --tile",

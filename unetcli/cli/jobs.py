@@ -159,7 +159,7 @@ def plan_outputs(
     from unetcli.inference.records import place_of
 
     read = [Path(path) for files in cases for path in files if path != STREAM] + models
-    jobs = _name_outputs(cases, output, extras, (".png",) if output_kind != "probabilities" else ())
+    jobs = _name_outputs(cases, output, extras, output_kind)
     for _, destinations in jobs:
         for path in destinations.images:
             check_format(path)
@@ -171,9 +171,9 @@ def plan_outputs(
 
 
 def _name_outputs(
-    cases: Sequence[tuple[str, ...]], output: str, extras: dict[str, Any], kept: tuple[str, ...]
+    cases: Sequence[tuple[str, ...]], output: str, extras: dict[str, Any], output_kind: str
 ) -> "list[Job]":
-    """Return where the results of each image go, a file of its own for each; `kept` are extensions besides .tif."""
+    """Return where the results of each image go, a file of its own for each: PNG for PNG that can hold it, or TIFF."""
     from unetcli.inference.records import Destinations
 
     target = Path(output)
@@ -189,8 +189,8 @@ def _name_outputs(
     for files in cases:
         main, places = target, dict(extras)
         if into_folder:
-            stem, extension = name_of(files), Path(files[0]).suffix.lower()
-            main = target / (stem + (extension if extension in kept else ".tif"))
+            stem, as_png = name_of(files), files[0].lower().endswith(".png") and output_kind != "probabilities"
+            main = target / (stem + (".png" if as_png else ".tif"))
             for name, path in extras.items():
                 if path is not None and (len(cases) > 1 or path.is_dir() or not path.suffix):
                     places[name] = path / (stem + ENDINGS[name])

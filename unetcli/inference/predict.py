@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unetcli.errors import ResourceError, warn
+from unetcli.errors import ResourceError, tells_lack_of_memory, warn
 from unetcli.geometry import Geometry
 from unetcli.images.mirror import Source, read_mirrored
 from unetcli.inference.tiling import Region, TileGrid, cut
@@ -22,12 +22,6 @@ Turn = tuple[int, bool]  # quarter turns, then mirrored or not
 
 EIGHT_TURNS: tuple[Turn, ...] = tuple((quarters, mirrored) for mirrored in (False, True) for quarters in range(4))
 UNTURNED = EIGHT_TURNS[:1]
-OUT_OF_MEMORY = (  # what plain errors say
-    "DefaultCPUAllocator",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "unable to find an engine",  # cuDNN, nearly always for want of room to work in
-)
 
 T = TypeVar("T")
 Downloading = Callable[[], list[NDArray[Any]]]
@@ -171,7 +165,7 @@ def predict_bands(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or tells_lack_of_memory(error)
 
 
 def _bands_of(
