@@ -12,6 +12,7 @@ import pytest
 from unetcli.errors import InputError, UnetWarning, UsageError
 from unetcli.images import ImageWriter, open_image
 from unetcli.images.dicom import holds_series
+from unetcli.images.files import InputFile
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -179,6 +180,21 @@ def test_dicom_file(tmp_path):
         assert (image.info.format, image.info.dtype, image.info.axes) == ("dicom", np.int16, "YX")
         assert (image.page(0)[:, :, 0] == pixels).all()
         assert (image.info.pixel_size.y, image.info.pixel_size.x, image.info.pixel_size.unit) == (0.8, 0.7, "mm")
+
+
+def test_a_frame_is_read_without_the_others(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 64, 64)).astype(np.uint16)
+    dicom(tmp_path / "c.dcm", pixels, NumberOfFrames=40)
+    counts = []
+
+    def counted(file, offset, count, read=InputFile.read):
+        counts.append(count)
+        return read(file, offset, count)
+
+    monkeypatch.setattr(InputFile, "read", counted)
+    with open_image(tmp_path / "c.dcm") as image:
+        assert np.array_equal(image.page(39)[0:64, 0:64][:, :, 0], pixels[39])
+    assert sum(counts) < pixels.nbytes / 4
 
 
 def test_dicom_rescaled_inverted_frames_and_colors(tmp_path):

@@ -1,9 +1,9 @@
 """DICOM images: a file, or a folder with the slices of one series."""
 
-import io
 import os
 import re
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,8 @@ class DicomImage:
         from pydicom.pixels.utils import pixel_array
 
         source, header = self._slices[frame.file]
-        pixels: np.ndarray = pixel_array(_content(source), index=frame.number)  # color spaces come back as RGB
+        with nullcontext(source) if isinstance(source, InputFile) else closing(open_input(source)) as file:
+            pixels: np.ndarray = pixel_array(file.stream(), index=frame.number)  # color spaces come back as RGB
         if self._photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, header)
             if pixels.dtype == np.uint16:
@@ -240,24 +241,13 @@ def _size_of(source: InputFile | Path) -> int:
     return source.size if isinstance(source, InputFile) else source.stat().st_size
 
 
-def _content(source: InputFile | Path) -> io.BytesIO:
-    """Return the bytes of one file; those of a series are opened one by one, however many they are."""
-    if isinstance(source, InputFile):
-        return io.BytesIO(bytes(source.read(0, source.size)))
-    file = open_input(source)
-    try:
-        return io.BytesIO(bytes(file.read(0, file.size)))
-    finally:
-        file.close()
-
-
 def _read_header(file: InputFile) -> Any:
     try:
         import pydicom
     except ImportError:
         raise needed_package(file.path, "DICOM", "pydicom") from None
     try:
-        header = pydicom.dcmread(io.BytesIO(bytes(file.read(0, file.size))), stop_before_pixels=True)
+        header = pydicom.dcmread(file.stream(), stop_before_pixels=True)
         needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
         absent = [name for name in needed if name not in header]
     except Exception as error:

@@ -5,7 +5,7 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from unetcli.errors import InputError, ResourceError, warn
 from unetcli.images.memory import check_memory, readable_size
@@ -78,10 +78,37 @@ class InputFile:
             parts.append(data)
         return b"".join(parts)
 
+    def stream(self) -> io.BufferedReader:
+        """Return the bytes as a stream with a position of its own, which reads no more than it is asked for."""
+        return io.BufferedReader(_Stream(self))
+
     def close(self) -> None:
         """Close the file."""
         self._content = None
         self.file.close()
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, file: InputFile) -> None:
+        self.name = str(file.path)
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._file.size)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._file.size - self._position))
+        buffer[:count] = self._file.read(self._position, count)
+        self._position += count
+        return count
 
 
 def truncated(path: Path, expected: int, present: int) -> InputError:

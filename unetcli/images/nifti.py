@@ -175,7 +175,7 @@ def _unpacked(file: InputFile) -> InputFile:
     """Return a compressed file as its content, unpacked only as far as its header declares."""
     if bytes(file.read(0, 2)) != b"\x1f\x8b":
         return file
-    packed = gzip.GzipFile(fileobj=io.BytesIO(bytes(file.read(0, file.size))))
+    packed = gzip.GzipFile(fileobj=file.stream())
     try:
         head = packed.read(_HEADER)
         opened = InputFile(io.BytesIO(head), file.path, len(head), head)
