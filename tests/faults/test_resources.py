@@ -14,6 +14,7 @@ from faults.conftest import discs
 from faults.harness import FAST, OLD, check_form
 
 from unetcli.cli import run
+from unetcli.cli.console import Interrupted
 from unetcli.models.modelfile import load_model
 
 IMAGE = discs(0)[0]
@@ -185,6 +186,23 @@ def test_interrupts_before_and_during_work(home, place, models, zygote):
         assert "Traceback" not in text(place)
         assert (place / "m.tif").read_bytes() == OLD
         assert not [path for path in place.rglob("*") if ".tmp" in path.name]
+
+
+def test_an_interrupt_that_a_library_stumbles_over(home, place, capsys, monkeypatch):
+    """It comes at any line of a library, whose own way out may then fail, as that of torch's modes did."""
+
+    def stumbling(*_, **__):
+        try:
+            raise Interrupted(signal.SIGTERM)
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    monkeypatch.setattr("unetcli.dataset.survey.survey", stumbling)
+    assert run(["train", str(home / "cells"), "--json", "-"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.modules["unetcli.cli"], "_call", stumbling)
+    assert run(["--help"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr() == ("", "")
 
 
 def test_absent_cuda(home, place, models, capsys):

@@ -144,6 +144,8 @@ def console(
         except Exception as error:
             if type(error).__name__ == "Exit":  # typer's own way to leave
                 raise
+            if (signaled := interruption_behind(error)) is not None:
+                raise signaled from None
             if debug:
                 traceback.print_exc()
             failure = as_unet_error(error)
@@ -170,9 +172,17 @@ def guarded(call: Callable[[], Any]) -> int:
     except (BrokenPipeError, ReaderGone):
         return EXIT_BROKEN_PIPE
     except Exception as error:
-        return show_failure(error)
+        signaled = interruption_behind(error)
+        return show_failure(error) if signaled is None else signaled.exit_code
     finally:
         drop_unwritten()
+
+
+def interruption_behind(error: BaseException | None) -> Interrupted | None:
+    """Return the signal that led to an error, if one did: what it met halfway may fail on the way out."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def drop_unwritten() -> None:
