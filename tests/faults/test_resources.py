@@ -205,6 +205,29 @@ def test_an_interrupt_that_a_library_stumbles_over(home, place, capsys, monkeypa
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("command", "swallowing"), [
+    ("train", "unetcli.dataset.survey.survey"),
+    ("infer", "unetcli.models.modelfile.load_model"),
+])  # fmt: skip
+def test_an_interrupt_that_a_library_swallows(command, swallowing, home, place, models, capsys, monkeypatch):
+    """C code may drop what is raised inside it; then the program must not go on for hours."""
+    tifffile.imwrite("a.tif", IMAGE)
+    module, name = swallowing.rsplit(".", 1)
+    original = getattr(sys.modules[module], name)
+
+    def deaf(*arguments, **settings):
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(swallowing, deaf)
+    arguments = {"train": [home / "cells", *FAST, "--epochs", "1"], "infer": ["a.tif", "-m", models["gray"]]}[command]
+    output = {"train": "new.safetensors", "infer": "new.tif"}[command]
+    assert run([command, *map(str, arguments), "-o", output]) == 128 + signal.SIGTERM
+    assert "epoch 1/1" not in capsys.readouterr().err
+    assert not (place / output).exists()
+
+
 def test_absent_cuda(home, place, models, capsys):
     """RES15: said, and never the CPU in its place."""
     import torch

@@ -181,7 +181,7 @@ def guarded(call: Callable[[], Any]) -> int:
 def interruption_behind(error: BaseException | None) -> Interrupted | None:
     """Return the signal that led to an error, if one did: what it met halfway may fail on the way out."""
     while error is not None and not isinstance(error, Interrupted):
-        error = error.__cause__ or error.__context__
+        error = error.__context__
     return error
 
 
@@ -236,17 +236,32 @@ def as_unet_error(error: Exception) -> UnetError:
     )
 
 
+class _Interrupting:
+    """What signals meet: raises `Interrupted` wherever the program just is, and remembers it."""
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise Interrupted(number)
+
+
+def raise_if_signaled() -> None:
+    """Raise `Interrupted` once more where a library swallowed it, as C code may."""
+    for number in SIGNALS.values():
+        handler = signal.getsignal(number)
+        if isinstance(handler, _Interrupting) and handler.number is not None:
+            raise Interrupted(handler.number)
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """Turn signals that ask to stop into `Interrupted`, so that everything is cleaned up on the way out."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
     previous = {}
     for number in SIGNALS.values():
         with contextlib.suppress(ValueError):  # not in the main thread
-            previous[number] = signal.signal(number, interrupt)
+            previous[number] = signal.signal(number, _Interrupting())
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from unetcli.cli.console import Console, one_line
+from unetcli.cli.console import Console, one_line, raise_if_signaled
 
 BAR_WIDTH = 12
 WIDEST = 200  # characters of the line, whatever COLUMNS says: it is filled with spaces
@@ -14,14 +14,15 @@ WIDEST = 200  # characters of the line, whatever COLUMNS says: it is filled with
 def progress_bar(shown: Console, what: str, *, timed: bool = True) -> Iterator[Callable[[float, str], None]]:
     """Yield a function that moves a bar to a share (0 to 1) of the work, with a word beside it.
 
-    Nothing is drawn with ``--quiet`` or where stderr is no terminal: logs get plain lines from elsewhere.
+    Nothing is drawn with ``--quiet`` or where stderr is no terminal: logs get plain lines from elsewhere. A signal to
+    stop that was not heeded yet is, when the bar moves.
 
     Parameters
     ----------
     timed : whether the time left is shown; otherwise the word says it.
     """
     if shown.quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda share, label: None
+        yield lambda share, label: raise_if_signaled()
         return
     from rich.console import Console as RichConsole
     from rich.markup import escape
@@ -35,4 +36,9 @@ def progress_bar(shown: Console, what: str, *, timed: bool = True) -> Iterator[C
     terminal.width = min(terminal.width, WIDEST)
     with Progress(*columns, console=terminal, transient=True, expand=True) as bar:
         task = bar.add_task(what, total=1.0)
-        yield lambda share, label: bar.update(task, completed=share, description=escape(one_line(label)))
+
+        def move(share: float, label: str) -> None:
+            raise_if_signaled()
+            bar.update(task, completed=share, description=escape(one_line(label)))
+
+        yield move

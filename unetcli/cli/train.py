@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, console, write_line
+from unetcli.cli.console import SIGNALS, Console, Interrupted, console, raise_if_signaled, write_line
 from unetcli.cli.following import follow
 from unetcli.cli.places import check_distinct
 from unetcli.cli.progress import progress_bar
@@ -283,6 +283,7 @@ class Stop:
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
     """Let a first signal end the training after the present step; a second one ends it at once."""
+    raise_if_signaled()
     asked = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
