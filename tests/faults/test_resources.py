@@ -1,6 +1,7 @@
 """Full disks, read-only places, signals (FAULTS, B4)."""
 
 import contextlib
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -207,13 +208,12 @@ def test_an_interrupt_that_a_library_stumbles_over(home, place, capsys, monkeypa
 
 @pytest.mark.parametrize(("command", "swallowing"), [
     ("train", "unetcli.dataset.survey.survey"),
-    ("infer", "unetcli.models.modelfile.load_model"),
+    ("infer", "unetcli.inference.infer.load_model"),
 ])  # fmt: skip
 def test_an_interrupt_that_a_library_swallows(command, swallowing, home, place, models, capsys, monkeypatch):
     """C code may drop what is raised inside it; then the program must not go on for hours."""
     tifffile.imwrite("a.tif", IMAGE)
-    module, name = swallowing.rsplit(".", 1)
-    original = getattr(sys.modules[module], name)
+    original = pkgutil.resolve_name(swallowing)
 
     def deaf(*arguments, **settings):
         with contextlib.suppress(Interrupted):
