@@ -153,6 +153,8 @@ def console(
                 shown.documented = True  # the failure is about this very file: the document must not replace it
             with contextlib.suppress(OSError, UnetError):
                 shown.write_json({"error": str(failure), "hint": failure.hint, "exit": failure.exit_code})
+            if failure is error:
+                raise
             raise failure from error
 
 

@@ -79,7 +79,7 @@ class InputFile:
         return b"".join(parts)
 
     def stream(self) -> io.BufferedReader:
-        """Return the bytes as a stream with a position of its own, which reads no more than it is asked for."""
+        """Return the bytes as a stream with a position of its own, which reads a small buffer ahead."""
         return io.BufferedReader(_Stream(self))
 
     def close(self) -> None:
