@@ -82,7 +82,8 @@ def examine(
         if progress is not None:
             progress(done, total)
 
-    with _warnings_together(), closing(OpenVolumes(files_at_once(pairs))) as volumes:
+    kept_open = workers * files_at_once(pairs)  # with fewer, others would close those of a thread that lags behind
+    with _warnings_together(), closing(OpenVolumes(kept_open)) as volumes:
 
         def begin(pair: Pair) -> tuple[tuple[list[Record], list[Sequence[Pair]]] | None, list[UnetError]]:
             return _attempt(lambda: _examine(pair, axes, pages, volumes))
