@@ -64,6 +64,8 @@ VARIANTS = {
     "border weight 2": {"border_weight": 2.0},
     "border weight 20": {"border_weight": 20.0},
     "border weights not smoothed": {"border_smoothing": 0.0},
+    "border weights smoothed by 1.5": {"border_smoothing": 1.5},
+    "border weights smoothed by 2": {"border_smoothing": 2.0},
     "no class balance": {"class_balance": "none"},
     "class balance inverse": {"class_balance": "inverse"},
     "background 4 times": {"class_balance": "2.41,0.60"},
@@ -198,7 +200,7 @@ def mean_and_sd(values):
     """Return how a cell of the table shows the values of the folds."""
     if isinstance(values[0], int):
         return f"{statistics.mean(values):.0f}"
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}"
 
 
 if __name__ == "__main__":
