@@ -275,7 +275,7 @@ def test_a_volume_is_not_opened_for_every_page_of_it(workers, tmp_path, opened):
     opened.clear()
     found = survey(pairs, workers=workers)
     found.check()
-    assert max(map(opened.count, opened)) <= (2 if workers == 1 else 1)  # for the number of pages, then for these
+    assert max(map(opened.count, opened)) <= (2 if workers == 1 else 1)  # one: for the number of pages, then for these
     for folder, coding in ((SampleCache(found.pairs, found.coding), None), (None, found.coding)):
         opened.clear()
         volumes = OpenVolumes(2)
