@@ -169,6 +169,69 @@ def test_another_number_of_processes(interrupted, capsys, monkeypatch):
     check_form(2, error)
 
 
+def test_folds_of_an_earlier_training_are_not_taken_for_those_to_come(home, place, monkeypatch):
+    """`--overwrite` begins all of them anew, also where it is interrupted in the first one."""
+    arguments = ["train", str(home / "cells"), *OPTIONS, "--folds", "2", "-q"]
+    assert run([*arguments, "--epochs", "1"]) == 0
+    before = (place / "unet.fold2.safetensors").read_bytes()
+    with monkeypatch.context() as patched:
+        crash_after(patched, 1)
+        with pytest.raises(SystemExit):
+            run([*arguments, "--epochs", "2", "--learning-rate", "1e-4", "--overwrite"])
+    assert (place / "unet.fold2.safetensors").read_bytes() == before
+    assert run(["train", "--resume", "-q"]) == 0
+    rows = [history(place / f"unet.fold{fold}.run") for fold in (1, 2)]
+    assert [len(each) for each in rows] == [2, 2]
+    assert max(float(row["learning_rate"]) for each in rows for row in each) <= 1e-4
+    assert (place / "unet.fold2.safetensors").read_bytes() != before
+
+
+def test_another_training_that_has_ended_meanwhile(home, place, capsys, monkeypatch):
+    """Two that begin at the same time find no model; the one that has to wait must not replace that of the other."""
+    lock = RunFolder.lock
+
+    def late(folder):
+        monkeypatch.setattr(RunFolder, "lock", lock)
+        assert run(["train", str(home / "cells"), *FAST, "-q"]) == 0
+        return lock(folder)
+
+    monkeypatch.setattr(RunFolder, "lock", late)
+    assert run(["train", str(home / "cells"), *FAST, "--seed", "1"]) == 5
+    assert "unet.safetensors: exists already" in capsys.readouterr().err
+    assert load_state(place / "unet.run").options["seed"] == 0
+
+
+def test_a_model_to_start_from_in_the_run_folder_is_not_lost(interrupted, capsys):
+    best = interrupted / "unet.run/best.safetensors"
+    before = best.read_bytes()
+    arguments = ["train", "cells", "--init", str(best), "--epochs", "1", "-q"]
+    assert run([*arguments, "--overwrite"]) == 2
+    error = capsys.readouterr().err
+    assert "lies in the run folder, which begins anew" in error
+    check_form(2, error)
+    assert best.read_bytes() == before
+    assert run([*arguments, "-o", "other.safetensors"]) == 0
+
+
+def test_a_limit_of_time_that_is_said_again_holds(home, place, capsys):
+    arguments = ["train", str(home / "cells"), *OPTIONS, "--max-time", "8h"]
+    assert run([*arguments, "--epochs", "1", "-q"]) == 0
+    for more in (["--epochs", "2"], ["--epochs", "3"]):
+        assert run([*arguments, *more, "--resume"]) == 0
+        assert f"{more[1]} epochs, at most 8 h" in capsys.readouterr().err
+    assert len(history(place / "unet.run")) == 3
+    assert run(["train", "--resume", "--epochs", "4", "--dry-run"]) == 0
+    assert "4 epochs, no time limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--resume"], ["--folds", "2"], []])
+def test_an_output_without_a_name(more, home, place, capsys):
+    assert run(["train", str(home / "cells"), *FAST, "-o", ".", *more]) == 2
+    error = capsys.readouterr().err
+    assert "is no name of a file" in error
+    check_form(2, error)
+
+
 def test_a_glob_of_held_out_images_is_found_again(home, place):
     shutil.copytree(home / "cells", place / "cells")
     arguments = ["train", "cells", *OPTIONS, "--validation", "cells/images/c1*", "-q"]
@@ -230,6 +293,10 @@ def test_other_images_held_out(home, place, capsys):
     error = capsys.readouterr().err
     assert "unet.run: held out are other images than when the training began: c1, c2 (1 then, 1 now)" in error
     check_form(3, error)
+    (place / "list.txt").write_text("id,split\nc1,val\nc2,test\n")
+    assert run([*arguments, "--resume", "--epochs", "2"]) == 3
+    error = capsys.readouterr().err
+    assert "unet.run: trained on are other images than when the training began: c2 (3 then, 2 now)" in error
     (place / "list.txt").write_text("c1\n")
     assert run([*arguments, "--resume", "--epochs", "2", "-q"]) == 0
     assert len(history(place / "unet.run")) == 2

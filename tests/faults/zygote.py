@@ -147,7 +147,8 @@ def leave(code: int) -> None:
 def become(request: dict) -> None:
     """Turn this fork into the process that was asked for."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the program has its own handler
+    for number in (signal.SIGINT, signal.SIGHUP):  # until the program has its own handler, and if nohup started all
+        signal.signal(number, signal.SIG_DFL)
     os.chdir(request["place"])
     os.umask(request["umask"])
     os.environ.clear()

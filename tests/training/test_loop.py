@@ -135,20 +135,39 @@ def test_time_ends_the_training_and_the_schedule():
     assert trainer.history[-1].seconds <= 210
 
 
-def test_time_that_is_too_short_for_two_validations_goes_to_steps(monkeypatch):
-    clock, validate = Clock(), loop.validate
+@pytest.fixture
+def clock_of(monkeypatch):
+    """Return a clock on which every validation takes so many seconds more."""
 
-    def long_validation(*arguments, **options):
-        clock.now += 30
-        return validate(*arguments, **options)
+    def made(seconds):
+        clock, validate = Clock(), loop.validate
 
-    monkeypatch.setattr(loop, "validate", long_validation)
-    trainer = trainer_of(limits=Limits(None, 100.0, None), clock=clock)
+        def long_validation(*arguments, **options):
+            clock.now += seconds
+            return validate(*arguments, **options)
+
+        monkeypatch.setattr(loop, "validate", long_validation)
+        return clock
+
+    return made
+
+
+def test_time_that_is_too_short_for_two_validations_goes_to_steps(clock_of):
+    trainer = trainer_of(limits=Limits(None, 100.0, None), clock=clock_of(30))
     records = list(trainer.run())
     assert [record.epoch for record in records if isinstance(record, EpochRecord)] == [1, 2]
     assert trainer.history[-1].learning_rate < 0.05 * trainer.recipe.learning_rate
     assert 95 <= trainer.history[-1].seconds <= 105
     assert all(record.step <= record.steps for record in records if isinstance(record, StepRecord))
+
+
+def test_steps_in_the_time_of_a_validation_may_be_those_of_epochs_that_do_not_come(clock_of):
+    """The second of three epochs goes on while the time lasts, with more patches than the third one has."""
+    trainer = trainer_of(limits=Limits(3, 200.0, None), clock=clock_of(60))
+    records = list(trainer.run())
+    assert [record.epoch for record in records if isinstance(record, EpochRecord)] == [1, 2]
+    assert sum(isinstance(record, StepRecord) for record in records) > 3 * trainer.steps_per_epoch
+    assert 195 <= trainer.history[-1].seconds <= 205
 
 
 def test_a_time_too_short_for_an_epoch_still_gives_a_model():

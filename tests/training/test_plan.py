@@ -106,12 +106,15 @@ def planned(found, folder, **options):
     )[1]
 
 
-def test_pages_that_are_held_out_do_not_take_part_in_the_normalization(tmp_path):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_pages_that_are_held_out_do_not_take_part_in_the_normalization(tmp_path, split):
     pages = np.random.default_rng(0).integers(50, 100, (5, 64, 64)).astype(np.uint8)
+    (tmp_path / "list.csv").write_text(f"id,split\ntrain-volume.tif[3],{split}\ntrain-volume.tif[4],val\n")
     ranges = []
     for bright in (1, 2):
         stack_of(tmp_path, np.concatenate([pages[:3], pages[3:] * bright]))
-        trainer = planned(survey(find_pairs(tmp_path)), tmp_path, validation="3-4")
+        found = survey(find_pairs([tmp_path / "train-volume.tif", tmp_path / "train-labels.tif"]))
+        trainer = planned(found, tmp_path, validation=str(tmp_path / "list.csv"))
         ranges.append({sample.intensity for sample in trainer.dataset.samples})
         assert {sample.intensity.high for sample in trainer.held_out} == {(99.0 * bright,)}  # as they are predicted
     assert len(ranges[0]) == 1

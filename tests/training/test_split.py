@@ -113,6 +113,17 @@ def test_damaged_lists(tmp_path, content, words):
     assert caught.value.hint
 
 
+def test_a_list_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("a\n")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        split_pairs(files(6), str(tmp_path / "list.txt"))
+
+
 @pytest.mark.parametrize("line", ["b.tif", "b", "b.tif[0]\nb.tif[1]\nb.tif[2]"])
 def test_a_list_that_names_a_stack_holds_out_all_its_pages(tmp_path, line):
     pairs = [*stack(3, "a"), *stack(3, "b"), *stack(3, "c")]

@@ -256,12 +256,20 @@ def raise_if_signaled() -> None:
             raise Interrupted(handler.number)
 
 
+def heeded_signals() -> list[int]:
+    """Return the signals that ask to stop: all of `SIGNALS`, but for a hang-up that nohup wants to be ignored."""
+    hang_up = SIGNALS.get("SIGHUP")
+    return [
+        number for number in SIGNALS.values() if number != hang_up or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """Turn signals that ask to stop into `Interrupted`, so that everything is cleaned up on the way out."""
 
     previous = {}
-    for number in SIGNALS.values():
+    for number in heeded_signals():
         with contextlib.suppress(ValueError):  # not in the main thread
             previous[number] = signal.signal(number, _Interrupting())
     try:

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import SIGNALS, Console, Interrupted, console, raise_if_signaled, write_line
+from unetcli.cli.console import Console, Interrupted, console, heeded_signals, raise_if_signaled, write_line
 from unetcli.cli.following import follow
 from unetcli.cli.places import check_distinct
 from unetcli.cli.progress import progress_bar
@@ -154,6 +154,8 @@ def train(
     ) as shown:
         if resume and overwrite:
             raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
+        if not output.name:
+            raise UsageError("is no name of a file", path=output, hint="-o unet.safetensors")
         given = resumed(context) if resume else dict(context.params)
         given["commands"] = [*given.get("commands", ()), context.obj]
         page_range = options.parse_pages(given["pages"])
@@ -174,8 +176,8 @@ def train(
         given["threads"] = set_threads(given["threads"])
         found = examine(shown, given, page_range, preview)
         results = []
-        for config in configs:
-            result = train_one(shown, config, found, given)
+        for number, config in enumerate(configs, start=1):
+            result = train_one(shown, config, found, given, following=configs[number:])
             if result is None:  # a dry run
                 for other in configs[1:]:
                     check_outputs(other, dry_run=True)
@@ -220,21 +222,30 @@ def examine(shown: Console, given: Options, pages: range | None, preview: Path |
     return found
 
 
-def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Options) -> dict[str, Any] | None:
-    """Train one network and return its document; in a dry run only plan it, and return nothing."""
+def train_one(
+    shown: Console, config: "TrainConfig", found: "Survey", given: Options, following: "Sequence[TrainConfig]" = ()
+) -> dict[str, Any] | None:
+    """Train one network and return its document; in a dry run only plan it, and return nothing.
+
+    Parameters
+    ----------
+    following : the folds that come after it.
+    """
     from unetcli.training.plan import plan
     from unetcli.training.preview import preview, write_picture
     from unetcli.training.processes import leave
     from unetcli.training.state import begin, load_state, restore
-    from unetcli.training.train import check_outputs
+    from unetcli.training.train import check_outputs, forget
     from unetcli.training.train import train as run_training
 
+    asked = config
     saved = load_state(config.run_folder) if config.resume else None
-    if config.resume and saved is None:
-        shown.say(f"nothing to continue in {config.run_folder} yet: a training begins")
-    config = config.continuing(saved.chosen) if saved else replace(config, resume=False)
     if saved is not None:
+        config = config.continuing(saved.chosen)
         saved.check(found, config.run_folder)
+    elif config.resume:
+        shown.say(f"nothing to continue in {config.run_folder} yet: a training begins")
+        config = replace(config, resume=False, overwrite=True)  # of what it may have left behind
     decided, trainer = plan(config, found)
     if saved is not None:
         saved.check_plan(decided, found, config.run_folder)
@@ -248,11 +259,14 @@ def train_one(shown: Console, config: "TrainConfig", found: "Survey", given: Opt
         write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
         shown.say(f"drew {given['preview']}")
     if given["dry_run"]:
-        check_outputs(config, dry_run=True)  # last, so that everything else is seen
+        check_outputs(asked, dry_run=True)  # last, so that everything else is seen
         shown.write_json(dry_run_document(found, decided))
         return None
     if saved is not None:
         show_position(shown, trainer, config, saved)
+    if given["overwrite"] and is_first_process():
+        for other in following:
+            forget(other)
     with stopping_on_signals() as stop:
         trainer.stop = lambda: stop.number is not None
         events = run_training(config, found, decided, trainer, state)
@@ -282,17 +296,22 @@ class Stop:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
-    """Let a first signal end the training after the present step; a second one ends it at once."""
+    """Let a signal end the training after the present step; Ctrl-C after another one ends it at once.
+
+    Launchers and clusters may send several signals where one is meant, so the others do not count twice.
+    """
     raise_if_signaled()
     asked = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked.number is not None:
-            raise Interrupted(number)
+            if number == signal.SIGINT:
+                raise Interrupted(number)
+            return
         asked.number = number
         write_line(sys.stderr, "stopping after this step; Ctrl-C again to quit now")
 
-    previous = {number: signal.signal(number, ask) for number in SIGNALS.values()}
+    previous = {number: signal.signal(number, ask) for number in heeded_signals()}
     try:
         yield asked
     finally:

@@ -74,8 +74,9 @@ def stored(given: Mapping[str, Any]) -> Options:
 def resumed(context: typer.Context) -> Options:
     """Return the options that the training of the run folder began with, and those that may be said anew.
 
-    More epochs than it was to have, or than fitted its time, lift its limit of time. Where there is no state to
-    continue, the options are as given. Folds are continued where they are asked for, or where nothing is named.
+    More epochs than it was to have, or than fitted its time, lift its limit of time unless that is said again. Where
+    there is no state to continue, the options are as given. Folds are continued where they are asked for, or where
+    nothing is named.
 
     Raises
     ------
@@ -114,8 +115,10 @@ def resumed(context: typer.Context) -> Options:
             path=output.with_suffix(".run"),
             hint="leave them out (only a larger --epochs may be given), or begin anew with --overwrite",
         )
-    longer = {"max_time": None} if "epochs" in explicit and given["epochs"] != before["epochs"] else {}
-    return {**given, **{name: value for name, value in before.items() if name not in explicit}, **longer}
+    kept = {name: value for name, value in before.items() if name not in explicit}
+    if "epochs" in explicit and given["epochs"] != before["epochs"] and "max_time" not in explicit:
+        kept["max_time"] = None
+    return {**given, **kept}
 
 
 def resume_command(given: Mapping[str, Any]) -> str:

@@ -183,8 +183,11 @@ class Trainer:
         return min(1.0, done)
 
     def _keys(self, epoch: int, skipped: int) -> Iterator[list[Key]]:
-        """Yield the keys of this process's part of each batch after so many epochs and so many steps of the next."""
-        while self.limits.epochs is None or epoch < self.limits.epochs:
+        """Yield the keys of this process's part of each batch after so many epochs and so many steps of the next.
+
+        With a limit of time they do not end: an epoch may take those of the following ones (`_validates_last`).
+        """
+        while self.limits.epochs is None or self.limits.seconds is not None or epoch < self.limits.epochs:
             epoch += 1
             for keys in islice(epoch_keys(epoch, self.patches_per_epoch, self.batch_size), skipped, None):
                 yield keys[self.processes.rank :: self.processes.count]

@@ -223,13 +223,15 @@ def _rows_of(path: Path) -> list[tuple[str, str]]:
 
     Raises
     ------
-    InputError : no text, or no table.
+    InputError : no text, no table, or not to be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"is no list of names ({error})", path=path, hint="plain text, one name per line") from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path, hint="make the list readable") from None
     header = [cell.lower() for cell in table[0]] if table else []
     if not {"id", "split"} <= set(header):
         return [(line.strip(), "validation") for line in text.splitlines() if line.strip()]

@@ -95,7 +95,7 @@ class TrainingState:
             )
 
     def check_plan(self, decided: Plan, survey: Survey, path: Path) -> None:
-        """Raise unless the images that are held out are those that the training began with.
+        """Raise unless the images that are held out, and those that are not, are those that the training began with.
 
         Parameters
         ----------
@@ -105,14 +105,16 @@ class TrainingState:
         ------
         InputError : others are; names some.
         """
-        before, now = set(self.chosen["validation"]), set(_held_out(decided, survey))
-        if before != now:
-            raise InputError(
-                f"held out are other images than when the training began: {', '.join(sorted(before ^ now)[:SHOWN])} "
-                f"({len(before)} then, {len(now)} now)",
-                path=path,
-                hint="put the list of --validation back, or begin anew with --overwrite",
-            )
+        for part, words in (("validation", "held out"), ("training", "trained on")):
+            now = set(_names_of(part, decided, survey))
+            before = set(self.chosen.get(part, now))  # older states do not say what they train on
+            if before != now:
+                raise InputError(
+                    f"{words} are other images than when the training began: "
+                    f"{', '.join(sorted(before ^ now)[:SHOWN])} ({len(before)} then, {len(now)} now)",
+                    path=path,
+                    hint="put the list of --validation back, or begin anew with --overwrite",
+                )
 
 
 def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingState:
@@ -127,13 +129,13 @@ def begin(options: dict[str, Any], decided: Plan, survey: Survey) -> TrainingSta
         "patches_per_epoch": decided.patches_per_epoch,
         "channels": decided.channels,
         "classes": len(decided.classes),
-        "validation": _held_out(decided, survey),
+        **{part: _names_of(part, decided, survey) for part in ("validation", "training")},
     }
     return TrainingState(options, chosen, survey.as_json()["images"], {}, {})
 
 
-def _held_out(decided: Plan, survey: Survey) -> list[str]:
-    return [survey.pairs[index].name for index in decided.split.validation]
+def _names_of(part: str, decided: Plan, survey: Survey) -> list[str]:
+    return [survey.pairs[index].name for index in getattr(decided.split, part)]
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -52,15 +52,23 @@ def check_outputs(config: TrainConfig, *, dry_run: bool = False) -> None:
 
     Raises
     ------
-    UsageError : the output is no `.safetensors` file, or the model to start from.
+    UsageError : the output is no `.safetensors` file, or the model to start from is lost by it.
     OutputError : it exists already, or its folder cannot be written.
     """
     if config.output.suffix != ".safetensors":
         raise UsageError(
             f"{config.output.name} is no .safetensors file", path=config.output, hint="-o unet.safetensors"
         )
-    if config.init is not None and config.init.resolve() == config.output.resolve():
-        raise UsageError("is the model to start from", path=config.output, hint="-o names another model to write")
+    if config.init is not None:
+        start = config.init.resolve()
+        if start == config.output.resolve():
+            raise UsageError("is the model to start from", path=config.output, hint="-o names another model to write")
+        if config.run_folder.resolve() in start.parents and not config.resume:
+            raise UsageError(
+                "the model to start from lies in the run folder, which begins anew",
+                path=config.init,
+                hint="copy it to another place, or name another model with -o",
+            )
     if not (config.overwrite or config.resume):
         if config.output.exists():
             raise OutputError(
@@ -136,6 +144,7 @@ def _train(
 ) -> Iterator[Event]:
     folder = RunFolder(config.run_folder)
     with folder.lock():
+        check_outputs(config)  # once more: another training may have ended since
         sha256 = _begin(folder, config, survey, decided, trainer)
         extra = Tolerated()
         page = TrainingPage(folder, config, survey, decided, trainer)
@@ -175,6 +184,19 @@ def _train(
                 page.finish(sha256)
         yield Trained(config.output, config.run_folder, sha256, trainer.best, tuple(trainer.history), trainer.stopped)
         extra.check()
+
+
+def forget(config: TrainConfig) -> None:
+    """Forget the training of a model that will be replaced, so that `--resume` does not take it for the one to come.
+
+    Raises
+    ------
+    OutputError : another training owns the run folder, or it cannot be written.
+    """
+    folder = RunFolder(config.run_folder)
+    with folder.lock():
+        folder.clear()
+        folder.write_config({"options": config.as_json()})
 
 
 def _begin(folder: RunFolder, config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) -> str:
