@@ -32,6 +32,22 @@ def test_white_is_zero(tmp_path, kind, capsys):
     assert run(["evaluate", str(tmp_path / "plain"), str(tmp_path / "masks"), "--fail-under", "dice=1"]) == 0
 
 
+def test_white_is_zero_in_the_masks_of_single_objects(tmp_path):
+    for name in "ab":
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        image = np.random.default_rng(0).integers(0, 99, (40, 40), np.uint8)
+        tifffile.imwrite(tmp_path / name / "images" / f"{name}.tif", image)
+        for number in range(2):
+            mask = np.zeros((40, 40), bool)
+            mask[5:15, 5 + 20 * number : 15 + 20 * number] = True
+            tifffile.imwrite(tmp_path / name / "masks" / f"{number}.tif", mask)
+    found = survey(collect_pairs([tmp_path]))
+    found.check()
+    assert found.objects == (2, 2)
+    assert found.class_shares[1] == pytest.approx(200 / 1600)
+
+
 def test_two_codings_of_one_class_are_suspected(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

@@ -178,6 +178,19 @@ def test_the_table_has_a_row_per_object(monkeypatch):
         assert tuple(int(row[name]) for name in ("top", "left", "bottom", "right")) == region.bbox
 
 
+@pytest.mark.parametrize("unit", ["mm", "cm", "m"])
+def test_small_objects_in_large_units_keep_their_digits(monkeypatch, unit):
+    found = found_in_bands(random_classes(2, 50, 40, 0.45, 3, 2), [7], monkeypatch, 200)
+    side = 5e-7 * {"mm": 1e3, "cm": 1e2, "m": 1}[unit]  # half a micrometer
+    file = io.StringIO()
+    ObjectsOutput(file, PixelSize(side, side, unit), ("background", "a", "b")).write_page(
+        PageResult(3, found, None, None)
+    )
+    for row in csv.DictReader(io.StringIO(file.getvalue())):
+        assert float(row[f"area_{unit}2"]) == pytest.approx(int(row["area"]) * side**2, rel=1e-8)
+        assert float(row[f"centroid_y_{unit}"]) == pytest.approx(float(row["centroid_y"]) * side, abs=1e-3 * side)
+
+
 def test_a_table_without_objects_has_its_header():
     file = io.StringIO()
     ObjectsOutput(file, None, ("background", "cell"))

@@ -137,7 +137,7 @@ def merge_objects(paths: tuple[Path, ...]) -> NDArray[np.int32]:
     """
     merged: NDArray[np.int32] | None = None
     for number, path in enumerate(paths, start=1):
-        with open_image(path) as image:
+        with open_image(path, palette="indices") as image:
             inside = image.page(0)[:].any(axis=2)
         if merged is None:
             merged = np.zeros(inside.shape, dtype=np.int32)

@@ -181,7 +181,7 @@ def _files_below(paths: Sequence[Path]) -> list[Path]:
         below = []
         for folder, folders, names in os.walk(path):
             stores = [name for name in folders if name.endswith(".zarr")]
-            folders[:] = [name for name in folders if not name.endswith((".zarr", ".zarr.part"))]
+            folders[:] = [name for name in folders if not (is_hidden(name) or name.endswith((".zarr", ".zarr.part")))]
             below += [
                 Path(folder) / name for name in (*names, *stores) if split_extension(name)[1] and not is_hidden(name)
             ]

@@ -43,5 +43,5 @@ class ObjectsOutput:
         for number, (index, area, y, x, *box) in enumerate(entries, start=1):
             row = [result.page, number, self.classes[index], area, round(y, 3), round(x, 3), *box]
             if size is not None:
-                row += [round(area * size.y * size.x, 6), round(y * size.y, 6), round(x * size.x, 6)]
+                row += [float(f"{value:.9g}") for value in (area * size.y * size.x, y * size.y, x * size.x)]
             self.table.writerow(row)
