@@ -266,6 +266,93 @@ def test_a_mask_against_objects_is_taken_apart(instances, capsys):
     assert any("4-connected pieces" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("added", [2**31 - 5, 2**32 - 10])
+@pytest.mark.parametrize(("truth", "metric"), [(CELLS, "pq"), (BINARY * np.uint8(255), "dice")])
+def test_ids_that_no_label_can_hold_are_objects_all_the_same(tmp_path, capsys, truth, metric, added):
+    save(tmp_path / "t.tif", truth)
+    save(tmp_path / "p.tif", np.where(CELLS > 0, CELLS + np.uint32(added), 0).astype(np.uint32))
+    code, found = document(capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--metrics", metric)
+    assert (code, found["rows"][0]["metrics"][metric]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "asked", "metric", "said"),
+    [
+        (BINARY, BINARY * np.uint8(255), [], "dice", "255 is read as the truth's 1"),
+        (CELLS, BINARY * np.uint8(255), ["--task", "instances"], "f1", "its 4-connected pieces"),
+        (BINARY, np.where(CELLS == 9, 255, BINARY * 200 + CELLS % 4).astype(np.uint8), [], "dice", "as probabilities"),
+        (np.zeros_like(BINARY), BINARY * np.uint8(255), [], "pixel_error", "255 is read as the truth's 1"),
+    ],
+)
+def test_a_prediction_may_have_the_value_that_the_truth_ignores(
+    tmp_path, capsys, truth, predicted, asked, metric, said
+):
+    truth = truth.astype(np.uint8)
+    truth[-2:] = 255
+    save(tmp_path / "t.tif", truth)
+    save(tmp_path / "p.tif", predicted)
+    code, found = document(capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--ignore", 255, *asked, "--metrics", metric)
+    assert code == 0
+    assert any(said in note for note in found["notes"])
+    score = found["rows"][0]["metrics"][metric]
+    assert score == (1 if metric != "pixel_error" else pytest.approx(BINARY[:-2].mean()))
+
+
+@pytest.mark.parametrize(("predicted", "said"), [
+    (BINARY * np.uint8(255), "its 4-connected pieces"),
+    (np.where(CELLS > 0, CELLS + np.uint32(2**31), 0).astype(np.uint32), None),
+])  # fmt: skip
+def test_numbers_are_read_alike_where_the_truth_has_a_color_per_object(tmp_path, capsys, predicted, said):
+    colors = np.random.default_rng(0).permutation(255)[: 3 * 9].reshape(9, 3).astype(np.uint8)
+    save(tmp_path / "t.png", np.concatenate([np.zeros((1, 3), np.uint8), colors])[CELLS])
+    save(tmp_path / "p.tif", predicted)
+    arguments = [tmp_path / "p.tif", tmp_path / "t.png", "--task", "instances", "--metrics", "pq"]
+    code, found = document(capsys, *arguments)
+    assert (code, found["rows"][0]["metrics"]["pq"]) == (0, 1)
+    assert said is None or any(said in note for note in found["notes"])
+    save(tmp_path / "p.tif", -CELLS.astype(np.int16))
+    assert evaluate(*arguments) == 3
+    assert "p.tif: has negative ids (-9)" in capsys.readouterr().err
+
+
+def test_negative_ids_are_those_of_the_file_that_has_them(instances, capsys):
+    for name in "bc":
+        save(instances / f"predicted/{name}_pred.tif", -CELLS.astype(np.int16))
+    assert evaluate(instances / "predicted", instances / "truth") == 3
+    err = capsys.readouterr().err
+    assert "a_pred.tif" not in err
+    assert err.count("has negative ids (-9)") == 2
+
+
+def test_an_image_of_another_size_than_its_mask_is_not_shown(tmp_path, capsys):
+    for name, image in (("x", CELLS), ("y", CELLS[:-1]), ("z", CELLS)):
+        save(tmp_path / "data" / "images" / f"{name}.png", image.astype(np.uint8))
+        save(tmp_path / "data" / "masks" / f"{name}.png", BINARY * np.uint8(255))
+        save(tmp_path / "p" / f"{name}.png", BINARY * np.uint8(255))
+    (tmp_path / "data/images/z.png").write_bytes(b"none")
+    code, found = document(capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice", "--overlays", tmp_path / "o")
+    assert (code, found["cases"]) == (0, 3)
+    assert any("y.png: is not shown: it is 39 x 50 pixels, its truth 40 x 50" in said for said in found["warnings"])
+    assert any("z.png: is not shown" in said for said in found["warnings"])
+    assert len(list((tmp_path / "o").iterdir())) == 3
+
+
+def test_hidden_folders_hold_no_masks(instances, capsys):
+    save(instances / "truth/.ipynb_checkpoints/a-checkpoint.tif", CELLS)
+    assert evaluate(instances / "predicted", instances / "truth", "-q") == 0
+
+
+def test_a_distance_that_equals_the_tolerance_is_within(tmp_path, capsys):
+    """Three pixels of 0.1 are 0.30000000000000004."""
+    for name, array in (("t", BINARY), ("p", np.roll(BINARY, 3, axis=1))):
+        resolution = {"resolution": (10, 10), "metadata": {"unit": "um"}, "imagej": True}
+        tifffile.imwrite(tmp_path / f"{name}.tif", array * np.uint8(255), **resolution)
+    found = document(
+        capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--metrics", "nsd@0.3,boundary_f1@0.3", "--unit", "image"
+    )[1]
+    assert found["rows"][0]["metrics"] == {"nsd@0.3": 1, "boundary_f1@0.3": 1}
+
+
 def test_distances_in_the_unit_of_the_image(tmp_path, capsys):
     for name, array in (("t", BINARY), ("p", np.roll(BINARY, 1, axis=1))):
         resolution = {"resolution": (4, 4), "metadata": {"unit": "um"}, "imagej": True}

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import torch
 from handmade import describe
+from PIL import Image
 
 from unetcli.cli import run
 from unetcli.dataset.examination import pixel_hash
@@ -107,6 +108,65 @@ def test_other_classes_than_the_models_are_refused(data, tmp_path, capsys):
     assert "the model knows 2" in capsys.readouterr().err
 
 
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def save_classes(path, classes, form):
+    """Save class indices (H, W): with a palette in which 1 is red and 2 blue, or the other way round, or as colors."""
+    colors = [(0, 0, 0), BLUE, RED] if form == "swapped" else [(0, 0, 0), RED, BLUE]
+    table = np.array(colors, np.uint8)
+    if form == "colors":
+        return Image.fromarray(table[classes]).save(path)
+    image = Image.fromarray(np.array([0, 2, 1], np.uint8)[classes] if form == "swapped" else classes)
+    image.putpalette(table.tobytes())
+    return image.save(path)
+
+
+@pytest.mark.parametrize("form", ["palette", "swapped", "colors"])
+def test_colors_tell_which_class_is_which(data, tmp_path, capsys, form):
+    """Sorted as numbers, blue would come before red."""
+    palette = ((0, 0, 0), RED, BLUE)
+    coding = LabelCoding("semantic", (0, 1, 2), ("background", "red", "blue"), palette=palette)
+    model = save_small_model(tmp_path / "m.safetensors", coding)
+    for number in range(3):
+        (data / f"binary/masks/c{number}.tif").unlink()
+        classes = (np.roll(IDS, number, axis=0) % 3).astype(np.uint8)
+        save_classes(data / f"binary/masks/c{number}.png", classes, form)
+        (tmp_path / "truth").mkdir(exist_ok=True)
+        save_classes(tmp_path / f"truth/c{number}.png", classes, "palette")
+    code, found, _ = document(capsys, data / "binary", "-m", model, "--metrics", "dice")
+    assert code == 0
+    assert run(["infer", str(data / "binary/images"), "-m", str(model), "-o", str(tmp_path / "p") + "/", "-q"]) == 0
+    expected = document(capsys, tmp_path / "p", tmp_path / "truth", "--metrics", "dice")[1]
+    by_class = [
+        {
+            (row["name"], {"1": "red", "2": "blue"}.get(row["class"], row["class"])): row["metrics"]
+            for row in each["rows"]
+        }
+        for each in (found, expected)
+    ]
+    assert by_class[0] == by_class[1]
+
+
+def test_numbers_of_which_some_are_the_models_are_no_guess(data, tmp_path, capsys):
+    coding = LabelCoding("semantic", (0, 1, 2), ("background", "a", "b"))
+    model = save_small_model(tmp_path / "m.safetensors", coding)
+    for values, code in (([0, 2, 3], 3), ([0, 100, 200], 0), ([0, 2, 2], 0)):
+        for number in range(3):
+            classes = np.roll(IDS, number, axis=0) % 3
+            tifffile.imwrite(data / f"binary/masks/c{number}.tif", np.array(values, np.uint8)[classes])
+        assert run(["evaluate", str(data / "binary"), "-m", str(model), "-q"]) == code
+    assert "the model knows 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("coding", "task"), [(BINARY, "instances"), (OBJECTS, "semantic"), (OBJECTS, "membranes")])
+def test_a_task_that_is_not_the_models_is_refused(data, tmp_path, capsys, coding, task):
+    model = save_small_model(tmp_path / "m.safetensors", coding)
+    kind = "binary" if coding is BINARY else "objects"
+    assert run(["evaluate", str(data / kind), "-m", str(model), "--task", task]) == 2
+    assert f"--task {task}, but the model predicts {coding.task}" in capsys.readouterr().err
+
+
 def test_a_damaged_model_is_code_four(data, tmp_path, capsys):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"not a model")
@@ -168,3 +228,6 @@ def test_a_stack_and_its_masks_are_one_case(data, tmp_path, capsys):
     code, found, _ = document(capsys, *stack, "-m", model, "--pages", "1-2", "--metrics", "dice")
     assert (code, found["cases"]) == (0, 1)
     assert [(row["name"], row["page"]) for row in found["rows"]] == [("volume", 1), ("volume", 2)]
+    tifffile.imwrite(tmp_path / "other.tif", masks, photometric="minisblack")
+    code, found, _ = document(capsys, *stack, "-m", model, "--compare", tmp_path / "other.tif", "--metrics", "dice")
+    assert (code, found["comparison"]["dice"]["cell"]["n"]) == (0, 1)

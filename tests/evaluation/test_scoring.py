@@ -77,6 +77,17 @@ def test_empty_images_are_counted_apart():
     assert counted.mean == pytest.approx(2 / 3)
 
 
+def test_empty_classes_count_in_the_mean_over_classes_too():
+    one = page([[1, 1, 0, 0]], [[1, 0, 0, 0]])
+    row = run([one], "classes", "dice", ("background", "a", "b"), count_empty=True).rows[-1]
+    assert row.metrics["dice"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_a_page_that_is_ignored_throughout_does_not_count_as_perfect():
+    pages = [page([[1, 1]], [[1, 0]], "s", 0), page([[-1, -1]], [[1, 0]], "s", 1)]
+    assert run(pages, count_empty=True).summary["dice"]["cell"].mean == pytest.approx(2 / 3)
+
+
 def test_ignored_pixels_count_nowhere():
     result = run([page([[1, -1, 0]], [[1, 1, 0]])], metrics="pixel_error,dice,f1")
     assert result.rows[0].metrics == {"pixel_error": 0, "dice": 1, "f1": 1}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.detection import detect_coding
-from unetcli.dataset.labels import LabelCoding
+from unetcli.dataset.labels import LARGEST_VALUE, LabelCoding
 from unetcli.dataset.maskvalues import MaskValues
 from unetcli.dataset.pairs import Pairing
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
@@ -64,7 +64,7 @@ def truth_coding(
     if all(set(map(int, mask.without(ignore).values)) <= {0} for mask in truths):
         if asked == "instances":
             return LabelCoding("instances", (0,), ("background", "object"), ignore)
-        return LabelCoding("semantic", (0, 255), ("background", "foreground"), ignore)
+        return LabelCoding("semantic", (0, 1 if ignore == 255 else 255), ("background", "foreground"), ignore)
     return detect_coding(truths, asked, ignore=ignore, declared=declared, usual=usual)
 
 
@@ -127,10 +127,12 @@ def prediction_coding(coding: LabelCoding, files: Sequence[tuple[Path, Values]])
         ]
     )
     same = PredictionCoding(lambda raw: (np.maximum(coding.decode(raw), 0), None))
+    every = sorted({int(value) for _, values in files for value in values.values.tolist()})
     if coding.kind == "colors":
         if coding.task == "semantic":
             raise_all(_unknown_values(coding, files, "save the prediction in the truth's colors"))
-        return same
+        numbered = coding.task == "instances" and all(values.channels == 1 for _, values in files)
+        return _instances(coding, every, files) if numbered else same
     raise_all(
         [
             InputError("has colors, the truth has numbers", path=path, hint="save the prediction with one channel")
@@ -138,18 +140,20 @@ def prediction_coding(coding: LabelCoding, files: Sequence[tuple[Path, Values]])
             if values.in_color
         ]
     )
-    found = sorted({int(value) for _, values in files for value in values.values.tolist()} - {coding.ignore})
+    found = [value for value in every if value != coding.ignore]
+    if coding.ignore is not None and 0 < coding.ignore in every and found == [coding.values[0]]:
+        found = every  # a mask (0, 255), where the truth ignores 255
     if coding.task == "instances":
         return _instances(coding, found, files)
     if set(found) <= set(coding.values):
         return same
     if len(coding.values) == 2:
-        return _two_classes(coding, found, files)
+        return _two_classes(coding, found if len(found) == 2 else every, files)
     hint = "save the prediction with the truth's values"
     if found[0] >= 0 and found[-1] < len(coding.values):
         if not (set(found) - {0}) & set(coding.values):
             words = f"{_shown(found)} are read as the classes {', '.join(coding.classes)} in order"
-            return PredictionCoding(lambda raw: (_numbers(raw), None), (f"the prediction's values {words}",))
+            return PredictionCoding(_ids, (f"the prediction's values {words}",))
     else:
         hint += ", or as class indices 0, 1, 2, ..."
     raise_all(_unknown_values(coding, files, hint))
@@ -171,12 +175,17 @@ def _unknown_values(coding: LabelCoding, files: Sequence[tuple[Path, Values]], h
 
 
 def _instances(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
-    if found and found[0] < 0:
-        raise InputError(f"has negative ids ({found[0]})", path=files[0][0], hint="ids are 1, 2, ..., background is 0")
+    raise_all(
+        [
+            InputError(f"has negative ids ({lowest})", path=path, hint="ids are 1, 2, ..., background is 0")
+            for path, values in files
+            if (lowest := min((int(value) for value in values.values if value != coding.ignore), default=0)) < 0
+        ]
+    )
     if len(set(found) - {0}) == 1 and found[-1] in (1, 255):
         note = f"the prediction is a mask (0, {found[-1]}): its 4-connected pieces are taken as objects"
-        return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,), in_pieces=True)
-    return PredictionCoding(lambda raw: (np.maximum(_numbers(raw), 0), None))
+        return PredictionCoding(_foreground, (note,), in_pieces=True)
+    return PredictionCoding(_ids)
 
 
 def _two_classes(coding: LabelCoding, found: Sequence[int], files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
@@ -189,12 +198,12 @@ def _two_classes(coding: LabelCoding, found: Sequence[int], files: Sequence[tupl
         )
     if len(found) == 2:
         note = f"the prediction's {found[1]} is read as the truth's {coding.values[1]} ({coding.classes[1]})"
-        return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,))
+        return PredictionCoding(_foreground, (note,))
     if all(values.dtype == np.uint8 for _, values in files) and found[-1] == 255:
         note = f"the prediction's values from 0 to 255 are read as probabilities of {coding.classes[1]}"
         return PredictionCoding(lambda raw: _split(raw[..., 0].astype(np.float32) / np.float32(255)), (note,))
     note = f"the prediction has {len(found) - 1} values above 0: they are read as objects, all of them foreground"
-    return PredictionCoding(lambda raw: ((_numbers(raw) > 0).astype(np.int32), None), (note,))
+    return PredictionCoding(_foreground, (note,))
 
 
 def _probabilities(coding: LabelCoding, files: Sequence[tuple[Path, Values]]) -> PredictionCoding:
@@ -236,8 +245,17 @@ def _split(probability: NDArray[np.float32]) -> Decoded:
     return (probability > MASK_THRESHOLD).astype(np.int32), probability
 
 
-def _numbers(raw: NDArray[Any]) -> Labels:
-    return raw[..., 0].astype(np.int32)
+def _foreground(raw: NDArray[Any]) -> Decoded:
+    return (raw[..., 0] > 0).astype(np.int32), None
+
+
+def _ids(raw: NDArray[Any]) -> Decoded:
+    """Return the numbers as they are, or numbered anew where one of them is too large for a label."""
+    ids = np.maximum(raw[..., 0], 0)
+    if float(ids.max(initial=0)) > LARGEST_VALUE:
+        present, numbers = np.unique(ids, return_inverse=True)
+        ids = numbers.reshape(ids.shape) + int(present[0] > 0)
+    return ids.astype(np.int32), None
 
 
 def _shown(values: Sequence[int] | Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.maskvalues import MaskValues, count_values
+from unetcli.dataset.pairs import Pairing
 from unetcli.errors import InputError, UnetError, raise_all
 from unetcli.evaluation.coding import PredictionCoding, decide_task, prediction_coding, truth_coding
 from unetcli.evaluation.evaluate import PageJob
@@ -33,6 +34,7 @@ class Inputs:
     jobs : the pages.
     unit : of distances.
     notes : how the files were read.
+    data : the data set that the truth is part of, where there is one.
     """
 
     task: str
@@ -40,6 +42,7 @@ class Inputs:
     jobs: tuple[PageJob, ...]
     unit: str
     notes: tuple[str, ...]
+    data: Pairing | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def read_inputs(
     UsageError : a path is absent, pages that are not there.
     InputError : files without partner, sizes, pages or values that do not fit, damaged files; all of them together.
     """
-    data = data_set_at(truth)
+    data = data_set_at(truth) if like is None else like.data
     pairs = pair_files(prediction, truth, data, pages=pages)
     coding = truth_coding(_survey_truths(pairs), task, ignore, data) if like is None else like.coding
     volumes = OpenVolumes(2)  # a prediction and its truth
@@ -107,7 +110,7 @@ def read_inputs(
         for pair, spacing in zip(pairs, spacings, strict=True)
         for number, truth_page in enumerate(pair.truth_pages)
     ]
-    return Inputs(decided, coding, tuple(jobs), name, tuple(notes))
+    return Inputs(decided, coding, tuple(jobs), name, tuple(notes), data)
 
 
 def _survey_truths(pairs: Sequence[FilePair]) -> list[MaskValues]:

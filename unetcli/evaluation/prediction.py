@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from unetcli.dataset.detection import detect_coding
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.loading import files_at_once, load_pair
+from unetcli.dataset.maskvalues import MaskValues
 from unetcli.dataset.names import split_extension
 from unetcli.dataset.pairs import Pair, find_pairs
-from unetcli.errors import InputError, raise_all, warn
+from unetcli.errors import InputError, UsageError, raise_all, warn
 from unetcli.evaluation.coding import decide_task
 from unetcli.evaluation.evaluate import PageJob
 from unetcli.evaluation.inputs import Inputs, spacings_of
@@ -55,9 +57,11 @@ def predict_inputs(
 
     Raises
     ------
-    UsageError : a path is absent, pages that are not there.
+    UsageError : a path is absent, pages that are not there, a task that is not the model's.
     InputError : images without mask, damaged files, other channels or classes than the model's; all of them together.
     """
+    if task != "auto" and (task == "instances") != (segmenter.coding.task == "instances"):
+        raise UsageError(f"--task {task}, but the model predicts {segmenter.coding.task}", hint="leave --task out")
     pairing = find_pairs(list(data))
     records, problems = examine(pairing.pairs, axes=axes, pages=pages, progress=progress)
     channels = segmenter.description.channels
@@ -87,7 +91,7 @@ def predict_inputs(
         for number, (record, spacing) in enumerate(zip(records, sizes, strict=True))
     ]
     notes = (f"{pairing.layout}; {pairing.rule}", coding.describe())
-    return Inputs(decided, coding, tuple(jobs), name, notes)
+    return Inputs(decided, coding, tuple(jobs), name, notes, pairing)
 
 
 def case_of(pair: Pair) -> str:
@@ -101,20 +105,59 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None
 
     Raises
     ------
-    InputError : other classes than the model's.
+    InputError : other classes than the model's, or values of which it is not clear which of its classes they are.
     """
-    found = {int(value) for record in records for value in record.mask.without(ignore).values}
-    kinds = {record.mask.kind for record in records}
-    if model.task == "semantic" and kinds == {model.kind} and found <= set(model.values) and ignore == model.ignore:
+    masks = [record.mask for record in records]
+    found = {int(value) for mask in masks for value in mask.without(ignore).values}
+    alike = all(mask.kind == model.kind and _colors_agree(mask, model) for mask in masks)
+    if model.task == "semantic" and alike and found <= set(model.values) and ignore == model.ignore:
         return model
-    coding = detect_coding([record.mask for record in records], model.task, ignore=ignore)
-    if len(coding.classes) != len(model.classes):
+    coding = detect_coding(masks, model.task, ignore=ignore)
+    read = coding if model.task == "instances" else _in_order_of(model, coding)
+    if read is None:
         raise InputError(
             f"{coding.describe()}; the model knows {len(model.classes)}: {model.describe()}",
             path=records[0].pair.masks[0],
             hint="evaluate on masks in the coding that the model was trained on",
         )
-    return LabelCoding(coding.task, coding.values, model.classes, coding.ignore, coding.kind, coding.palette)
+    return replace(read, classes=model.classes)
+
+
+def _colors_agree(mask: MaskValues, model: LabelCoding) -> bool:
+    """Whether the palettes of a mask and of the model, where both have one, show the mask's values alike."""
+    if mask.colormap is None or model.palette is None:
+        return True
+    return all(mask.colormap[value] == model.palette[value] for value in mask.values if value < len(model.palette))
+
+
+def _in_order_of(model: LabelCoding, coding: LabelCoding) -> LabelCoding | None:
+    """Return a coding with its values in the order of the model's classes; None where that would be a guess.
+
+    Colors tell which class is which, and so do numbers that are the model's. Two classes are taken in order, and so are
+    numbers that have nothing in common with the model's, or stand for its colors as `unet infer` writes them: 0, 1, 2.
+    """
+    shown, known = _colors_of(coding), _colors_of(model)
+    in_order = len(coding.values) == 2
+    if shown and known:
+        ignored = None if coding.ignore is None else _colors_of(replace(coding, values=(coding.ignore,)))[0]
+        if set(shown) <= set(known) and len({*known, ignored}) == len(known) + 1:
+            return LabelCoding("semantic", known, model.classes, ignored, "colors")
+    elif coding.kind == model.kind == "values":
+        if set(coding.values) <= set(model.values) and coding.ignore not in model.values:
+            return replace(coding, values=model.values)
+        in_order |= not set(coding.values[1:]) & set(model.values[1:])
+    elif coding.kind == "values":
+        in_order |= coding.values == tuple(range(len(model.values)))
+    return coding if in_order and len(coding.values) == len(model.values) else None
+
+
+def _colors_of(coding: LabelCoding) -> tuple[int, ...]:
+    """Return the color of each value as 0xRRGGBB; nothing where the values are plain numbers."""
+    if coding.kind == "colors":
+        return coding.values
+    table = coding.palette or ()
+    inside = [table[value] if 0 <= value < len(table) else (0, 0, 0) for value in coding.values if table]
+    return tuple(red << 16 | green << 8 | blue for red, green, blue in inside)
 
 
 def _warn_of_training_images(records: Sequence[Record], trained: Sequence[str]) -> None:

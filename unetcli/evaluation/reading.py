@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unetcli.dataset.examination import check_orientation
 from unetcli.dataset.labels import is_gray, packed
 from unetcli.dataset.pairs import Pairing, find_pairs, match_files
-from unetcli.errors import InputError, UnetError, UsageError, raise_all
+from unetcli.errors import InputError, UnetError, UsageError, raise_all, warn
 from unetcli.images import ImageInfo, PixelSize, open_image
 from unetcli.images.files import is_there
 
@@ -66,26 +66,13 @@ class Values:
 
 
 def data_set_at(truth: Path) -> Pairing | None:
-    """Return the data set whose masks are the truth; None where the path is a mask or a folder of them.
-
-    Raises
-    ------
-    InputError : each object has a mask of its own.
-    """
+    """Return the data set whose masks are the truth; None where the path is a mask or a folder of them."""
     if not (is_there(truth) and truth.is_dir()):
         return None
     try:
-        data = find_pairs(truth, allow_unpaired=True)
+        return find_pairs(truth, allow_unpaired=True)
     except UnetError:
         return None
-    apart = next((pair for pair in data.pairs if pair.objects), None)
-    if apart is not None:
-        raise InputError(
-            f"has a mask for each object of an image ({len(apart.masks)} of {apart.name})",
-            path=truth,
-            hint="save the objects of each image in one mask, an id per object",
-        )
-    return data
 
 
 def pair_files(
@@ -100,8 +87,16 @@ def pair_files(
     Raises
     ------
     UsageError : a path is absent, pages that are not there.
-    InputError : files without partner, unreadable files, what differs; all of them together.
+    InputError : files without partner, unreadable files, what differs; all of them together. Each object has a mask
+        of its own.
     """
+    apart = next((pair for pair in (data.pairs if data else ()) if pair.objects), None)
+    if apart is not None:
+        raise InputError(
+            f"has a mask for each object of an image ({len(apart.masks)} of {apart.name})",
+            path=truth,
+            hint="save the objects of each image in one mask, an id per object",
+        )
     known = {} if data is None else {pair.masks[0]: (pair.name, pair.images[0]) for pair in data.pairs}
     names = {mask: name for mask, (name, _) in known.items()}
     problems: list[UnetError] = []
@@ -146,8 +141,23 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
             hint="--pages A-B selects the pages of the truth that were predicted",
         )
     check_orientation(there, said, reference="truth")
-    size = there.pixel_size or said.pixel_size or (header_of(image).pixel_size if image is not None else None)
-    return FilePair(name, prediction, truth, image, predicted, wanted, size)
+    shown = None if image is None else _header_of_image(image, there)
+    size = there.pixel_size or said.pixel_size or (shown.pixel_size if shown is not None else None)
+    return FilePair(name, prediction, truth, image if shown is not None else None, predicted, wanted, size)
+
+
+def _header_of_image(image: Path, truth: ImageInfo) -> ImageInfo | None:
+    """Return what the header of a truth's image says; None where it cannot be shown beneath, which is said."""
+    try:
+        info = header_of(image)
+    except UnetError as error:
+        warn(f"is not shown: {error.message}", path=image)
+        return None
+    if (info.height, info.width) == (truth.height, truth.width):
+        return info
+    said, there = (f"{each.height} x {each.width}" for each in (info, truth))
+    warn(f"is not shown: it is {said} pixels, its truth {there}", path=image)
+    return None
 
 
 def header_of(path: Path, pages: range | None = None) -> ImageInfo:

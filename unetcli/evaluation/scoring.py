@@ -35,10 +35,10 @@ def score_page(
                 bases[key] = metric.prepare(truth, prediction, ignored=ignored, spacing=page.spacing)
             values[metric.name] = metric.score(bases[key])
         rows.append(Row(page.case, page.page, name, values))
+    if count_empty and not hidden.all():
+        rows = [_with_empty_counted(row, metrics) for row in rows]
     if len(rows) > 1:
         rows.append(mean_row(rows, metrics))
-    if count_empty:
-        rows = [_with_empty_counted(row, metrics) for row in rows]
     return PageScores(tuple(rows), bases, confusion_matrix(page, task, len(classes)))
 
 
