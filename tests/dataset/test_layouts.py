@@ -101,6 +101,17 @@ def test_nnunet_states_classes_ignore_and_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels, np.dstack([image(0), image(0)[::-1]]))
 
 
+@pytest.mark.parametrize("description", [None, {"labels": {"background": 0, "cell": 1}}])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_that_masks_have_too_are_no_channels(tmp_path: Path, description: object, first: int) -> None:
+    write_pairs(tmp_path, "imagesTr/img_{:04d}.png", "labelsTr/img_{:04d}.png", range(first, first + 4))
+    if description:
+        (tmp_path / "dataset.json").write_text(json.dumps(description))
+    pairs = find_pairs(tmp_path).pairs
+    assert [pair.name for pair in pairs] == [f"img_{number:04d}" for number in range(first, first + 4)]
+    assert all(pair.images[0].name == pair.masks[0].name for pair in pairs)
+
+
 def test_nnunet_that_lacks_a_channel_or_has_a_broken_description(tmp_path: Path) -> None:
     nnunet(tmp_path)
     (tmp_path / "imagesTr/case_002_0001.png").unlink()

@@ -49,6 +49,8 @@ def matched(images: list[str], masks: list[str]) -> dict[str, str]:
         (["plate7_c1", "plate7_c2"], ["manual-1-final", "manual-2-final"]),
         (["case_0000", "item_0000"], ["case", "item"]),
         (["t_0000", "t_0001"], ["t_0000_mask", "t_0001_mask"]),
+        ([f"{number}" for number in range(1, 11)], [f"{number:02d}" for number in range(1, 11)]),
+        ([f"{number}" for number in range(11)], [f"{number:04d}" for number in range(11)]),
         (["a", "ab", "abc", "b"], ["ab", "abb", "abcb", "bb"]),  # one name is equal by coincidence
         ([unicodedata.normalize("NFD", "zéro"), "un"], [unicodedata.normalize("NFC", "zéro"), "un"]),
     ],
@@ -265,6 +267,31 @@ def test_two_files_two_folders_and_several_data_sets(tmp_path: Path) -> None:
     assert folders.pairs[0].masks[0].parent.name == "labels"
     joined = find_pairs([tmp_path / "other", tmp_path / "third"])
     assert [pair.name for pair in joined.pairs] == ["other/images/2", "third/images/2"]
+
+
+def test_names_of_several_data_sets_are_the_same_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *(f"{place}/{role}/2.tif" for place in ("a/cells", "b") for role in ("images", "masks")))
+    monkeypatch.chdir(tmp_path / "a")
+    for data in (["cells", tmp_path / "b"], ["cells", "../b"], [tmp_path / "a/cells", tmp_path / "b"]):
+        names = [pair.name for pair in find_pairs([Path(path) for path in data]).pairs]
+        stored = [pair.name for pair in find_pairs([Path(path).absolute() for path in data]).pairs]
+        assert names == stored
+        assert [Path(name).parts[-3] for name in names] == ["cells", "b"] or names[0].startswith("..")
+
+
+def test_two_folders_keep_their_splits(tmp_path: Path) -> None:
+    for role in ("images", "labels"):
+        touch(tmp_path, *(f"{role}/{split}/{name}.png" for split, name in (("train", 1), ("train", 2), ("val", 1))))
+    touch(tmp_path, "images/test/9.png")
+    pairing = find_pairs([tmp_path / "images", tmp_path / "labels"])
+    assert [(pair.name, pair.split) for pair in pairing.pairs] == [
+        ("train/1", "train"), ("train/2", "train"), ("val/1", "validation"),
+    ]  # fmt: skip
+    assert [item.path.name for item in pairing.left_out] == ["9.png"]
+    touch(tmp_path, "masks/1.png", "masks/2.png", "more/train/1.png", "more/train/2.png")
+    assert [pair.split for pair in find_pairs([tmp_path / "more", tmp_path / "masks"]).pairs] == [None, None]
 
 
 def test_order_pairs_only_when_asked_and_only_equal_numbers(tmp_path: Path) -> None:

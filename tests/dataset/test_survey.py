@@ -13,14 +13,16 @@ import tifffile
 from datasets import LAYOUTS, NUMBERS, SHAPE, folder_per_image, image, isbi_files, mask, nnunet, save, write_pairs
 from PIL import Image
 
+from unetcli.dataset import loading
 from unetcli.dataset.examination import pixel_hash
 from unetcli.dataset.labels import IGNORE
 from unetcli.dataset.loading import load_pair
 from unetcli.dataset.pairs import collect_pairs, find_pairs
+from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import Survey, survey
 from unetcli.dataset.table import class_rows, summary_rows
 from unetcli.errors import InputError, Problems, UnetWarning, UsageError
-from unetcli.images import intensity_range
+from unetcli.images import intensity_range, open_image
 
 
 @pytest.fixture
@@ -114,6 +116,44 @@ def test_objects_of_a_file_each_are_merged(tmp_path: Path) -> None:
     save(next((tmp_path / "stage1_train/0a7f/masks").iterdir()), mask(0)[:-1])
     with pytest.raises(InputError, match=r"24x20|24x19"):
         surveyed(tmp_path).check()
+
+
+def test_files_of_an_object_each_are_never_classes(tmp_path: Path) -> None:
+    """The place of a file in its folder says nothing."""
+    folder_per_image(tmp_path)
+    for folder in sorted((tmp_path / "stage1_train").iterdir()):
+        number = int(folder.name[0])
+        for path in (folder / "masks").iterdir():
+            path.unlink()
+        save(folder / "masks/nucleus.png", mask(number))
+        save(folder / "masks/membrane.png", mask(number)[::-1])
+    for task, said in (("auto", "most of them hold several pieces"), ("semantic", "which are no classes")):
+        with pytest.raises(InputError, match=said) as error:
+            surveyed(tmp_path, task=task).check()
+        assert "with a value per class" in str(error.value.hint)
+    found = surveyed(tmp_path, task="instances")
+    found.check()
+    assert found.objects == (2, 2, 2, 2)
+
+
+def test_a_long_stack_is_not_opened_for_every_page_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = np.stack([image(0) + number for number in range(20)])
+    tifffile.imwrite(tmp_path / "train-volume.tif", pages, photometric="minisblack", compression="zlib")
+    tifffile.imwrite(tmp_path / "train-labels.tif", np.stack([mask(1)] * 20), photometric="minisblack")
+    found = surveyed([tmp_path / "train-volume.tif", tmp_path / "train-labels.tif"])
+    found.check()
+    opened = []
+
+    def counting(path: Path, *said: object, **more: object) -> object:
+        opened.append(path)
+        return open_image(path, *said, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "open_image", counting)
+    samples = SampleCache(found.pairs, found.coding)
+    for number, sample in enumerate(samples):
+        np.testing.assert_array_equal(sample.image[..., 0], pages[number])
+    assert len(opened) <= 5  # twice each, and for the range of intensities
+    assert not samples.volumes._volumes
 
 
 def test_an_image_with_one_object_is_read_like_those_with_several(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def detect_coding(
     classes: Sequence[str] | None = None,
     declared: Sequence[tuple[int, str]] | None = None,
     usual: str | None = None,
+    objects: bool = False,
 ) -> LabelCoding:
     """Return the coding of a data set's masks.
 
@@ -35,6 +36,7 @@ def detect_coding(
     classes : names of the classes, background first.
     declared : value and name of each class, where the data set states them.
     usual : the task for which the layout is used; taken unless the values contradict it.
+    objects : whether each object has a file of its own.
 
     Raises
     ------
@@ -62,7 +64,10 @@ def detect_coding(
             hint="leave --ignore out, or give what is ignored a value of its own",
         )
     evidence = Evidence.of(masks, background)
-    decided = evidence.decide(usual) if task == "auto" else evidence.confirm(task)
+    if objects:
+        decided = evidence.of_objects(task)
+    else:
+        decided = evidence.decide(usual) if task == "auto" else evidence.confirm(task)
     values = [background] if decided == "instances" else _class_values(masks, background)
     coding = LabelCoding(
         decided,

@@ -79,7 +79,7 @@ class Evidence:
             return "semantic" if self.ids <= _MANY_CLASSES else None
         if self.in_one_piece < _NEARLY_EVERY:
             few = self.ids <= _FEW_VALUES or (not self.sequential and self.ids <= _MANY_CLASSES)
-            return "semantic" if few else None
+            return "semantic" if few and (self.ids <= 3 or self.most_common > 0.5) else None
         if len(self.sets) == 1:
             return "instances" if self.ids > _FEW_VALUES else None if self.sequential or self.ids > 3 else "semantic"
         if self.most_common > 0.5:
@@ -110,6 +110,25 @@ class Evidence:
                 hint="say which with --task semantic or --task instances",
             )
         return found
+
+    def of_objects(self, task: str) -> str:
+        """Return the task where each object has a file of its own.
+
+        Raises
+        ------
+        InputError : other is asked for, or most files hold several pieces and nobody said that each is an object.
+        """
+        words = "one mask for each image, with a value per class"
+        _, pieces, mask = self.fragmented
+        if task == "semantic":
+            raise InputError("has a file per object, which are no classes", path=mask.path, hint=f"save {words}")
+        if task == "auto" and self._below(_HALF):
+            raise InputError(
+                f"one file per object, but most of them hold several pieces (one of this image {pieces})",
+                path=mask.path,
+                hint=f"--task instances, if each is one object all the same; else save {words}",
+            )
+        return "instances"
 
     def confirm(self, task: str) -> str:
         """Return the task that was asked for.

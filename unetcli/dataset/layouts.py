@@ -150,19 +150,17 @@ def role_folders(listing: Listing) -> Arrangement | None:
         if images and masks and layout is None:
             layout = f"folders {_shown(images[0], listing)} + {_shown(masks[0], listing)}"
         if images or masks:
-            groups.append(_group_of(images, masks, split))
+            files = ([file.path for folder in folders for file in folder.files] for folders in (images, masks))
+            groups.append(group_of(*files, split))
     if layout is None:
         return None
     return Arrangement(layout, listing.root, tuple(groups), left_out=tuple(left_out), problems=tuple(problems))
 
 
-def _group_of(images: Sequence[Folder], masks: Sequence[Folder], split: str | None) -> Group:
+def group_of(images: Sequence[Path], masks: Sequence[Path], split: str | None) -> Group:
+    """Return the images and masks of a split; those to test need no masks, if they have none at all."""
     optional = TEST_WITHOUT_MASKS if split == "test" and not masks else None
-    return Group(
-        entries_of([file.path for folder in images for file in folder.files], optional),
-        entries_of([file.path for folder in masks for file in folder.files]),
-        split,
-    )
+    return Group(entries_of(images, optional), entries_of(masks), split)
 
 
 def _several(folders: Sequence[Folder], root: Path) -> InputError:

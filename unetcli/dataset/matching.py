@@ -14,7 +14,7 @@ from unetcli.errors import InputError
 SHOWN = 10  # names in a message
 _NEIGHBOURS = 50  # names next to each other in the alphabet that are looked at for the nearest one
 _LOOKED_AT = 500  # names without a partner that are looked at, too
-_NO_COINCIDENCE = 0.9  # share of the names that a rule must explain to be followed without a look at others
+_NO_COINCIDENCE = 0.9  # share of the names that a strict rule must explain to be followed without a look at others
 _FIRST = 10  # images from whose names an affix is inferred
 
 
@@ -104,7 +104,7 @@ def match_names(
         found, shared = _follow(rule, images, masks)
         if found is not None and shared > most:
             best, most = found, shared
-        if shared >= _NO_COINCIDENCE * min(len(images), len(masks)):
+        if shared >= (1 if rule.loose else _NO_COINCIDENCE) * min(len(images), len(masks)):
             break
     assert best is not None
     return best

@@ -32,7 +32,7 @@ def recognize(listing: Listing) -> Arrangement | None:
         if folder.path.name.lower() != "imagestr" or not folder.files or labels is None:
             continue
         description = _read_description(home / "dataset.json")
-        if description or all(_CHANNEL.match(file.stem) for file in folder.files):
+        if description or _has_channels(folder.files):
             tests = by_name.get((home, "imagests")), by_name.get((home, "labelsts"))
             found.append((home, (folder, labels), tests, description))
     if len(found) > 1:
@@ -42,6 +42,12 @@ def recognize(listing: Listing) -> Arrangement | None:
             hint=f"name one of them: unet train {found[0][0]}",
         )
     return _arrange(listing, *found[0]) if found else None
+
+
+def _has_channels(files: Sequence[File]) -> bool:
+    """Whether files are called as those of channels are, and some of them as those of the first."""
+    channels = {found[2] if (found := _CHANNEL.match(file.stem)) else None for file in files}
+    return None not in channels and "0000" in channels
 
 
 def _arrange(
@@ -69,9 +75,10 @@ def _arrange(
         groups = [_explicit(explicit, home)]
     else:
         masks = entries_of([file.path for file in usable(training[1])])
-        groups = [Group(_cases(usable(training[0]), problems), masks, "train")]
+        groups = [Group(_cases(usable(training[0]), masks, problems), masks, "train")]
     if tests[0] is not None:
-        images, masks = _cases(usable(tests[0]), problems), entries_of([file.path for file in usable(tests[1])])
+        masks = entries_of([file.path for file in usable(tests[1])])
+        images = _cases(usable(tests[0]), masks, problems)
         if not masks:
             images = tuple(entry._replace(optional="test image without mask") for entry in images)
         groups.append(Group(images, masks, "test"))
@@ -88,11 +95,17 @@ def _arrange(
     )
 
 
-def _cases(files: Sequence[File], problems: list[UnetError]) -> tuple[Entry, ...]:
-    """Return an entry per case with the files of its channels in order."""
+def _cases(files: Sequence[File], masks: Sequence[Entry], problems: list[UnetError]) -> tuple[Entry, ...]:
+    """Return an entry per case with the files of its channels in order; a number that all masks have too is no channel.
+
+    Parameters
+    ----------
+    problems : to which what is wrong with them is added.
+    """
     cases: dict[str, dict[str, Path]] = {}
+    whole = {file.stem for file in files} == {mask.name for mask in masks}
     for file in files:
-        found = _CHANNEL.match(file.stem)
+        found = None if whole else _CHANNEL.match(file.stem)
         case, channel = (found[1], found[2]) if found else (file.stem, "0000")
         if channel in cases.setdefault(case, {}):
             problems.append(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unetcli.dataset.arrangement import Arrangement, Group, entries_of, stem_of
-from unetcli.dataset.layouts import arrange
-from unetcli.dataset.listing import LeftOut, list_folder
+from unetcli.dataset.layouts import arrange, group_of
+from unetcli.dataset.listing import LeftOut, Listing, list_folder
 from unetcli.dataset.matching import Entry, Matching, ambiguity, match_names, match_order, missing_partners
 from unetcli.dataset.names import folder_role, is_hidden, is_mask_name, natural_key, prediction_key, split_extension
 from unetcli.errors import InputError, UnetError, UsageError, raise_all
@@ -264,9 +264,20 @@ def _two_folders(images: Path, masks: Path) -> Arrangement:
     for listing in listings:
         if not any(listing.files):
             raise InputError("no images found", path=listing.root, hint="see unet train --help")
-    sides = [entries_of([file.path for file in listing.files]) for listing in listings]
     left_out = tuple(item for listing in listings for item in listing.left_out)
-    return Arrangement(f"folders {images.name}/ + {masks.name}/", None, (Group(sides[0], sides[1]),), left_out=left_out)
+    return Arrangement(f"folders {images.name}/ + {masks.name}/", None, _alike(*listings), left_out=left_out)
+
+
+def _alike(images: Listing, masks: Listing) -> tuple[Group, ...]:
+    """Return the groups and splits of a folder of images that one of masks has too, else one group of all."""
+    sides: list[dict[tuple[tuple[str, ...], str | None], list[Path]]] = [{}, {}]
+    for side, listing in zip(sides, (images, masks), strict=True):
+        for folder in listing.folders:
+            if folder.files:
+                side.setdefault((folder.group, folder.split), []).extend(file.path for file in folder.files)
+    if not sides[1].keys() <= sides[0].keys():
+        return (Group(*(entries_of([file.path for file in listing.files]) for listing in (images, masks))),)
+    return tuple(group_of(files, sides[1].get(place, ()), place[1]) for place, files in sides[0].items())
 
 
 def _absent(path: Path) -> UsageError:
@@ -330,8 +341,9 @@ def _uniquely_named(pairs: Sequence[Pair], root: Path | None) -> Iterator[Pair]:
     """Yield the pairs in natural order, named by their paths where stems are not unique."""
     names = [pair.name for pair in pairs]
     if len(set(names)) < len(names):
-        top = root or Path(os.path.commonpath([pair.images[0].parent for pair in pairs]))
-        names = [os.path.relpath(pair.images[0].parent / pair.name, top) for pair in pairs]
+        places = [pair.images[0].absolute().parent for pair in pairs]  # the same from any folder
+        top = root.absolute() if root else Path(os.path.commonpath(places))
+        names = [os.path.relpath(place / pair.name, top) for place, pair in zip(places, pairs, strict=True)]
     named = (pair if pair.name == name else replace(pair, name=name) for pair, name in zip(pairs, names, strict=True))
     return iter(sorted(named, key=lambda pair: natural_key(pair.name)))
 

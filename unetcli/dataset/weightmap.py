@@ -113,7 +113,8 @@ def class_balance(pixels: Sequence[int] | NDArray[np.int64], *, smallest_share: 
     """Return one weight per class, normalized to a mean of 1 over the training pixels.
 
     A class that has less than `smallest_share` of the pixels is weighted as if it had that share: 1 is the inverse
-    frequency, 0 gives every class a weight of 1. No weight is more than 100 times another. A class without pixels
+    frequency, 0 gives every class a weight of 1. Rarer than a hundredth of the most frequent class counts as that, so
+    that no weight is more than 100 times another, or 10 times with a `smallest_share` of 0.1. A class without pixels
     gets 1.
 
     Parameters

@@ -112,7 +112,7 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None
     alike = all(mask.kind == model.kind and _colors_agree(mask, model) for mask in masks)
     if model.task == "semantic" and alike and found <= set(model.values) and ignore == model.ignore:
         return model
-    coding = detect_coding(masks, model.task, ignore=ignore)
+    coding = detect_coding(masks, model.task, ignore=ignore, objects=any(record.pair.objects for record in records))
     read = coding if model.task == "instances" else _in_order_of(model, coding)
     if read is None:
         raise InputError(

@@ -11,6 +11,8 @@ from typing import Any
 from unetcli.images.files import is_zarr
 from unetcli.images.reader import Image
 
+_MANY_PAGES = 16  # of a file, that make it one to keep open
+
 
 @dataclass(eq=False)
 class _Volume:
@@ -24,9 +26,10 @@ class _Volume:
 class OpenVolumes:
     """Files that are read page by page, of which those that take long to open stay open for a while.
 
-    A compressed NIfTI is unpacked whole, and of a DICOM series all headers are read, whatever page is wanted. Such an
-    image is shared by all threads: it is read from memory or by place in the file, so that a forked process may go on
-    with it too. All others are closed at once.
+    A compressed NIfTI is unpacked whole, of a DICOM series all headers are read, whatever page is wanted, and of a TIFF
+    stack all directories (it stays open from the second time on, when its pages are known). Such an image is shared by
+    all threads: it is read from memory or by place in the file, so that a forked process may go on with it too. All
+    others are closed at once.
 
     Parameters
     ----------
@@ -37,6 +40,7 @@ class OpenVolumes:
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit
         self._volumes: dict[tuple[Any, ...], _Volume] = {}  # the one that was read last comes last
+        self._stacks: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:  # another process opens its own
@@ -48,11 +52,13 @@ class OpenVolumes:
     @contextmanager
     def open(self, opener: Callable[..., Image], path: Path, *said: str | None) -> Iterator[Image]:
         """Lend the image that `opener` makes of a path and of what is `said` of it; a changed file is opened anew."""
-        if not _opens_slowly(path):
+        key = (opener, path, *said, _state_of(path))
+        if not (_opens_slowly(path) or key in self._stacks):
             with opener(path, *said) as image:
+                if image.info.pages >= _MANY_PAGES:
+                    self._stacks.add(key)
                 yield image
             return
-        key = (opener, path, *said, _state_of(path))
         with self._lock:
             volume = self._volumes[key] = self._volumes.pop(key, _Volume())
             volume.users += 1

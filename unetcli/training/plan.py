@@ -247,8 +247,8 @@ def _samples(config: TrainConfig, survey: Survey, split: Split, gap: int) -> tup
         return SampleCache(pairs, survey.coding, survey.axes_override, held_apart)
 
     if not split.by_region:
-        others = [index for index in range(len(survey.pairs)) if index not in set(split.training)]
-        return cache(split.training, apart=others), cache(split.validation)
+        others = set(range(len(survey.pairs))) - set(split.training)
+        return cache(split.training, apart=sorted(others)), cache(split.validation)
     parts = [hold_out_region(sample, gap) for sample in cache(split.training)]
     return [training for training, _ in parts], [held_out for _, held_out in parts]
 
