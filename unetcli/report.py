@@ -263,6 +263,8 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
     """Return a picture as a PNG that stands in the page itself."""
     from PIL import Image
 
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():  # gray, which takes a third
+        pixels = pixels[:, :, 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -270,7 +272,7 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
 
 def nice_ticks(low: float, high: float, about: int = 4, smallest_step: float = 0.0) -> list[float]:
     """Return round numbers, evenly spaced, of which the first is at most `low` and the last at least `high`."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal, but for the last digits of a mean
         spread = smallest_step or abs(low) * 0.05 or 0.05
         low, high = low - spread, high + spread
     rough = max((high - low) / about, smallest_step)

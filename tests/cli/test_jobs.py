@@ -12,7 +12,8 @@ from handmade import describe, write_model
 from PIL import Image
 
 from unetcli.cli import run
-from unetcli.cli.jobs import stem_of
+from unetcli.cli.jobs import plan_outputs, stem_of
+from unetcli.dataset.labels import LabelCoding
 from unetcli.inference import infer as inference
 from unetcli.models import build_network
 from unetcli.models.modelfile import save_model
@@ -50,6 +51,41 @@ def scan(name, pages=1, height=30):
 
 def infer(*arguments, model="mask"):
     return run(["infer", *arguments, "-m", f"{model}.safetensors", "--precision", "fp32", "--tile", "60"])
+
+
+def test_images_are_no_channels_because_of_their_numbers(place, capsys):
+    """Two frames for a model of two channels, or two images that have both channels."""
+    for number in (1, 2):
+        scan(f"frames/t_000{number}.tif")
+    assert infer("frames", "-o", "m/", model="two") == 3
+    assert "1 channels, the model expects 2" in capsys.readouterr().err
+    Path("both").mkdir()
+    for number in (0, 1):
+        tifffile.imwrite(f"both/t_000{number}.tif", np.zeros((2, 30, 40), np.uint8), metadata={"axes": "CYX"})
+    assert infer("both", "-o", "b/", model="two") == 0
+    assert sorted(path.name for path in Path("b").iterdir()) == ["t_0000.tif", "t_0001.tif"]
+    for number in (0, 1):
+        scan(f"apart/t_000{number}.tif")
+    assert infer("apart", "-o", "a/", model="two") == 0
+    assert [path.name for path in Path("a").iterdir()] == ["t.tif"]
+
+
+def test_an_ignored_value_beyond_the_palette_leaves_the_colors_out(place):
+    coding = LabelCoding("semantic", (0, 1), ("background", "cell"), 65535, palette=((0, 0, 0), (255, 0, 0)))
+    arguments = {"features": 2, "depth": 1}
+    network = build_network("unet", channels=1, classes=2, **arguments)
+    save_model(place / "palette.safetensors", network, describe(arguments, coding=coding))
+    scan("a.tif")
+    assert infer("a.tif", "-o", "m.tif", model="palette") == 0
+    assert tifffile.imread("m.tif").dtype == np.uint16
+
+
+def test_places_are_not_kept_once_for_each_image():
+    """10,000 images took 10 GiB for that."""
+    paths = [(f"in/{number}.tif",) for number in range(3)]
+    jobs = plan_outputs(paths, "absent/", {}, [], None, output_kind="mask", dry_run=True)
+    assert len({id(destinations.taken) for _, destinations in jobs}) == 1
+    assert len(jobs[0][1].taken) == 6
 
 
 @pytest.mark.parametrize("option", ["--overlay", "--objects", "--probabilities"])

@@ -75,13 +75,22 @@ def test_curves_of_many_classes_are_told_apart():
     assert text.count("<i style") == 18
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.97), (-3, 1200), (5, 5), (0, 0), (7e-9, 7e-9), (0, 1e-7)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.97), (-3, 1200), (5, 5), (0, 0), (7e-9, 7e-9), (0, 1e-7),
+                                           (0.8, 0.8000000000000002), (2**0.5 - 3e-16, 2**0.5)])  # fmt: skip
 def test_ticks_enclose_the_data_and_are_round(low, high):
     ticks = report.nice_ticks(low, high)
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert 2 <= len(ticks) <= 8
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+def test_a_gray_picture_takes_no_colors():
+    gray = np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)
+    colors = np.stack([gray] * 3, axis=2)
+    assert report.data_uri(colors) == report.data_uri(gray)
+    colors[0, 0, 0] ^= 1
+    assert len(report.data_uri(colors)) > 1.5 * len(report.data_uri(gray))
 
 
 def test_points_of_a_distribution_stand_at_their_values():

@@ -94,6 +94,14 @@ BAD = {
     "CK08-missing": (lambda content: changed(content, tensors=lambda w: {sorted(w)[0]: None}), "is absent, the"),
     "CK08-extra": (lambda content: changed(content, tensors=lambda w: {"extra": torch.zeros(1)}), "extra is .*absent"),
     "CK09": (lambda content: changed(content, tensors=with_nan), r"weights contain NaN or infinity .*diverged"),
+    "CK09-large": (lambda content: changed(content, tensors=lambda w: {
+        sorted(w)[0]: torch.full_like(w[sorted(w)[0]], 1e300, dtype=torch.float64)
+    }), "weights contain NaN or infinity"),
+    "CK08-complex": (lambda content: changed(content, tensors=lambda w: {
+        sorted(w)[0]: w[sorted(w)[0]].to(torch.complex64)
+    }), r"holds torch\.complex64, the network torch\.float32"),
+    "CK07-images": (lambda content: changed(content, training={"images": None}), "no hashes as images"),
+    "CK07-image": (lambda content: changed(content, training={"images": [5]}), "no hashes as images"),
     "CK12-onnx": (onnx, "ONNX"),
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ TAGS = {
     "tile_counts": (325, LONG),
     "extra": (338, SHORT),
     "format": (339, SHORT),
+    "micromanager": (51123, ASCII),
 }
 
 

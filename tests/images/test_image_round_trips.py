@@ -1,6 +1,8 @@
 """What is written comes back, whatever the file looks like inside, and any region equals that of the whole."""
 
 import io
+import json
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from images.raw_tiff import raw_tiff
 from PIL import Image as Picture
 
 from unetcli.errors import InputError, UnetWarning
-from unetcli.images import open_image
+from unetcli.images import ImageWriter, open_image
 
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 sizes = st.integers(1, 40)
@@ -201,19 +203,20 @@ def test_alpha_is_dropped_with_a_word(tmp_path, name, channels):
             assert (image.page(0)[:] == pixels).all()
 
 
-@pytest.mark.parametrize("mode", ["gray", "rgb", "rgba"])
+@pytest.mark.parametrize("mode", ["gray", "gray+alpha", "rgb", "rgba"])
 def test_png_of_16_bits_is_exact(tmp_path, mode):
-    channels = {"gray": (), "rgb": (3,), "rgba": (4,)}[mode]
+    channels = {"gray": (), "gray+alpha": (2,), "rgb": (3,), "rgba": (4,)}[mode]
     pixels = np.random.default_rng(0).integers(0, 65535, (20, 30, *channels)).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
-    if mode == "rgba":
+    if mode in ("gray+alpha", "rgba"):
         with pytest.warns(UnetWarning, match="alpha"):
             image = open_image(tmp_path / "a.png")
     else:
         image = open_image(tmp_path / "a.png")
     with image:
         assert image.info.dtype == np.uint16
-        assert (image.page(0)[:] == pixels.reshape(20, 30, -1)[:, :, :3]).all()
+        assert image.info.channels == (1 if "gray" in mode else 3)
+        assert (image.page(0)[:] == pixels.reshape(20, 30, -1)[:, :, : image.info.channels]).all()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -259,6 +262,92 @@ def test_animation_is_a_stack(tmp_path):
         assert (image.info.pages, *image.info.shape) == (3, 20, 30, 3)
         means = [page[:].mean((0, 1)).tolist() for page in image.pages()]
     assert means == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 9, 8), (5, 5, 9, 8), (4, 3, 9, 8), (2, 3, 2, 9, 8)])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_several_axes_without_a_name(tmp_path, shape, compression):
+    """As tifffile writes an array, if nothing is said of its axes."""
+    pixels = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", compression=compression)
+    with open_image(tmp_path / "a.tif") as image:
+        assert image.info.page_shape == shape[:-2]
+        assert any("axes of unknown meaning" in note for note in image.info.notes)
+        found = [page[:, :, 0] for page in image.pages()]
+        with ImageWriter(tmp_path / "m.tif", like=image.info, dtype=np.uint8) as writer:
+            writer.write_rows(np.concatenate(found).astype(np.uint8))
+    np.testing.assert_array_equal(np.stack(found), pixels.reshape(-1, 9, 8))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "m.tif"), pixels.astype(np.uint8))
+
+
+def test_pages_that_are_stored_in_different_ways(tmp_path):
+    """As tiffcp joins files."""
+    pixels = np.random.default_rng(0).integers(0, 999, (5, 40, 33)).astype(np.uint16)
+    forms = [
+        {"rowsperstrip": 8},
+        {"compression": "lzw"},
+        {"tile": (16, 16)},
+        {},
+        {"compression": "zlib", "predictor": 2},
+    ]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page, form in zip(pixels, forms, strict=True):
+            writer.write(page, photometric="minisblack", metadata=None, **form)
+    with open_image(tmp_path / "a.tif") as image:
+        np.testing.assert_array_equal(np.stack([page[:, :, 0] for page in image.pages()]), pixels)
+
+
+def test_pages_whose_values_mean_different_things_are_no_stack(tmp_path):
+    pixels = np.zeros((9, 8), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for photometric in ("minisblack", "miniswhite"):
+            writer.write(pixels, photometric=photometric, metadata=None)
+    with pytest.raises(InputError, match="pages differ: 9x8 uint8 minisblack, 9x8 uint8 miniswhite"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_pages_of_another_file_are_never_read(tmp_path, monkeypatch):
+    """Micro-Manager keeps an index of a set of files, which tifffile looks for in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 99, (2, 9, 8)).astype(np.uint8)
+    entries = b""
+    for number, name in enumerate(("NDTiffStack.tif", "NDTiffStack_1.tif")):
+        head = struct.pack("<4sIIIII", b"II*\0", 26, 483729, 2, 2355492, 2) + b"{}"
+        page = {"width": 8, "height": 9, "rows": 9, "counts": 72, "micromanager": "{}"}
+        data_at = len(head) + len(raw_tiff({**page, "offsets": 0})) - 8
+        directory = raw_tiff({**page, "offsets": data_at, "lie": {"micromanager": (2, data_at + 72)}})[8:]
+        (tmp_path / name).write_bytes(head + directory + pixels[number].tobytes() + b"{}")
+        axes = json.dumps({"time": number}).encode()
+        entries += struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(name)) + name.encode()
+        entries += struct.pack("<IiiiiIii", data_at, 8, 9, 0, 0, 0, 0, 0)
+    (tmp_path / "NDTiff.index").write_bytes(entries)
+    with tifffile.TiffFile("NDTiffStack.tif") as tiff:
+        assert tiff.is_ndtiff
+        assert tiff.series[0].shape[0] == 2
+    with open_image("NDTiffStack.tif") as image:
+        assert image.info.pages == 1
+        np.testing.assert_array_equal(image.page(0)[:, :, 0], pixels[0])
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_pictures_that_others_show_turned(tmp_path, name):
+    pixels = np.random.default_rng(0).integers(0, 99, (9, 8)).astype(np.uint8)
+    for orientation in (1, 6):
+        if name == "a.tif":
+            tifffile.imwrite(tmp_path / name, pixels, extratags=[(274, 3, 1, orientation, True)])
+        else:
+            exif = Picture.Exif()
+            exif[0x0112] = orientation
+            Picture.fromarray(pixels).save(tmp_path / name, exif=exif)
+        if orientation == 1:
+            with open_image(tmp_path / name) as image:
+                assert image.info.shape == (9, 8, 1)
+            continue
+        with (
+            pytest.warns(UnetWarning, match="turned or mirrored .orientation 6."),
+            open_image(tmp_path / name) as image,
+        ):
+            assert image.info.shape == (9, 8, 1)
 
 
 def test_axes_named_by_the_user(tmp_path):

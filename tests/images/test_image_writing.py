@@ -21,6 +21,7 @@ from PIL import Image as Picture
 
 from unetcli.errors import OutputError, UsageError
 from unetcli.images import ImageInfo, ImageWriter, PixelSize, atomic_path, check_format, check_writable, open_image
+from unetcli.images.atomic import InputPaths
 from unetcli.images.tiff_descriptions import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,6 +330,8 @@ def test_extensions_that_cannot_be_written(tmp_path, name, words):
 def test_what_png_cannot_hold(tmp_path):
     with pytest.raises(UsageError, match="3 pages do not fit a PNG"):
         ImageWriter(tmp_path / "a.png", like=info_of("Z", (3,)), dtype=np.uint8)
+    with pytest.raises(UsageError, match="not opened again"):
+        ImageWriter(tmp_path / "a.png", like=info_of(height=16384, width=16384), dtype=np.uint8)
     with pytest.raises(UsageError, match="PNG cannot hold"):
         ImageWriter(tmp_path / "a.png", like=info_of(), dtype=np.float32)
 
@@ -345,7 +348,7 @@ def test_probe_before_the_work(tmp_path):
     (tmp_path / "link.tif").symlink_to("in.tif")
     for output in ("in.tif", "link.tif", "new/../in.tif"):
         with pytest.raises(UsageError, match="would replace this input"):
-            check_writable(tmp_path / output, inputs=[tmp_path / "in.tif"])
+            check_writable(tmp_path / output, inputs=InputPaths([tmp_path / "in.tif"]))
 
 
 def test_read_only_place(tmp_path):

@@ -234,6 +234,21 @@ def test_dicom_series_in_order_of_space(tmp_path):
     np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii.gz").affine, expected, atol=1e-6)
 
 
+def test_slices_of_a_tilted_gantry_lie_beside_each_other(tmp_path):
+    for z in range(4):
+        dicom(tmp_path / f"{z}", np.zeros((9, 12), np.uint16), ImagePositionPatient=[-90, -120 + 0.6 * z, 7 + 2.5 * z])
+    with open_image(tmp_path) as image:
+        np.testing.assert_allclose([row[2] for row in image.info.orientation], [0, -0.6, 2.5, 0], atol=1e-9)
+        assert image.info.pixel_size.z == 2.5
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], [0.7, -1]])
+def test_lengths_that_cannot_be_are_none(tmp_path, spacing):
+    dicom(tmp_path / "a.dcm", np.zeros((9, 12), np.uint16), PixelSpacing=spacing)
+    with open_image(tmp_path / "a.dcm") as image:
+        assert image.info.pixel_size is None
+
+
 def group(**tags):
     """A functional group sequence of one item, as in enhanced files."""
     item = pydicom.Dataset()

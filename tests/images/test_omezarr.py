@@ -16,7 +16,7 @@ import pytest
 
 from unetcli.errors import InputError, OutputError, UsageError
 from unetcli.images import ImageInfo, ImageWriter, PixelSize, check_writable, intensity_range, open_image
-from unetcli.images.atomic import check_target
+from unetcli.images.atomic import InputPaths, check_target
 from unetcli.images.atomic_folder import atomic_folder, part_of
 from unetcli.images.omezarr_encoder import Level, Store
 
@@ -320,7 +320,7 @@ def test_inputs_inside_are_not_replaced(tmp_path):
     scan = save(tmp_path / "a.zarr/0", np.zeros((20, 20), np.uint8), "yx")
     zarr.open_group(tmp_path / "a.zarr", zarr_format=2)
     with pytest.raises(UsageError, match="would replace this input"):
-        check_writable(tmp_path / "a.zarr", inputs=[scan])
+        check_writable(tmp_path / "a.zarr", inputs=InputPaths([scan]))
 
 
 def test_two_writers_do_not_mix(tmp_path):
@@ -428,11 +428,11 @@ for top in range(64 * int(sys.argv[1]), 640, 128):
 
 def test_nothing_is_written_into_a_scan(tmp_path):
     from unetcli.errors import UsageError
-    from unetcli.images.atomic import check_writable
+    from unetcli.images.atomic import InputPaths, check_writable
 
     (tmp_path / "scan.zarr").mkdir()
-    check_writable(tmp_path / "mask.zarr", inputs=[tmp_path / "scan.zarr"])
+    check_writable(tmp_path / "mask.zarr", inputs=InputPaths([tmp_path / "scan.zarr"]))
     for name in ("scan.zarr/mask.zarr", "scan.zarr/labels/mask.tif"):
         with pytest.raises(UsageError, match="would lie inside the input"):
-            check_writable(tmp_path / name, inputs=[tmp_path / "scan.zarr"])
+            check_writable(tmp_path / name, inputs=InputPaths([tmp_path / "scan.zarr"]))
     assert list((tmp_path / "scan.zarr").iterdir()) == []

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,18 @@ def test_chunks_belong_to_one_task(place, scheduler):
     assert cluster.whole_chunks(1808) == 452
     assert cluster.whole_chunks(384) == 384
     assert all(core % cluster.whole_chunks(core) == 0 for core in range(2, 4000, 2))
+
+
+def test_a_file_system_that_does_not_answer_is_not_waited_for():
+    """What a task raises comes out of the waiting for it."""
+    failed = SimpleNamespace(
+        status="error", result=lambda timeout: (_ for _ in ()).throw(TimeoutError(110, "timed out"))
+    )
+    spread = SimpleNamespace(
+        _cluster=SimpleNamespace(address="here", client=SimpleNamespace(nthreads=lambda: {"w": 1}))
+    )
+    with pytest.raises(ResourceError, match=r"rows 0-9: .*did not answer \(.*timed out"):
+        cluster.Spread._result(spread, failed, SimpleNamespace(top=0, height=10))
 
 
 def fail_after(monkeypatch, count):

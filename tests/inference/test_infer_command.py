@@ -170,7 +170,7 @@ def test_models_without_a_threshold(place, capsys, training):
     arguments = ["infer", "scan.tif", "-o", "m.tif", "-m", "mask.safetensors", "-m", "old.safetensors"]
     assert run([*arguments, "--threshold", "auto"]) == 4
     said = error(capsys)
-    assert "error: old.safetensors: holds no learned threshold" in said
+    assert "error: old.safetensors: holds no learned threshold: it was not validated" in said
     assert "hint: --threshold 0.5" in said
     assert not (place / "m.tif").exists()
     assert run(arguments) == 0

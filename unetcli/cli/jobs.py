@@ -1,5 +1,6 @@
 """What ``unet infer`` reads and where it writes: decided, and checked, before any work."""
 
+import contextlib
 import glob
 import importlib.util
 import os
@@ -112,8 +113,8 @@ def _images_at(argument: str) -> list[str]:
 def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[str, ...]]:
     """Return the files of each image: one, or one per channel where the model wants several and the names say so.
 
-    Files are grouped if all of them are called ``NAME_0000``, ``NAME_0001`` and so on, up to as many for each name as
-    the model has channels.
+    Files are grouped if all of them are called ``NAME_0000``, ``NAME_0001`` and so on, exactly as many for each name as
+    the model has channels, and the first one does not have these channels by itself.
     """
     single: list[tuple[str, ...]] = [(source,) for source in inputs]
     cases: dict[str, list[str]] = {}
@@ -123,12 +124,19 @@ def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[
             return single
         cases.setdefault(str(Path(source).with_name(match[1])), []).append(source)
     groups = [tuple(sorted(files)) for files in cases.values()]
-    if len(groups[0]) < 2:
+    numbers = [f"{number:04d}" for number in range(len(groups[0]))]
+    if len(numbers) < 2 or any([stem_of(file)[-4:] for file in files] != numbers for files in groups):
         return single
+    from unetcli.images import open_image
     from unetcli.models.modelfile import read_description
 
     channels = read_description(models[0]).channels
-    return groups if all(len(group) == channels for group in groups) else single
+    if len(numbers) != channels:
+        return single
+    with contextlib.suppress(InputError), open_image(groups[0][0]) as image:  # it is told with the others
+        if image.info.channels == channels:
+            return single
+    return groups
 
 
 def plan_outputs(
@@ -156,18 +164,20 @@ def plan_outputs(
     OutputError : a place cannot be written.
     """
     from unetcli.images import check_format, check_writable
+    from unetcli.images.atomic import InputPaths
     from unetcli.inference.records import place_of
 
     read = [Path(path) for files in cases for path in files if path != STREAM] + models
+    inputs = InputPaths(read)
     jobs = _name_outputs(cases, output, extras, output_kind)
     for _, destinations in jobs:
         for path in destinations.images:
             check_format(path)
         for path in destinations.files:
-            check_writable(path, inputs=read, dry_run=dry_run)
+            check_writable(path, inputs=inputs, dry_run=dry_run)
     taken = check_distinct((path for _, destinations in jobs for path in destinations.files), document)
-    taken |= {place for path in read for place in (place_of(path), path.resolve())}
-    return [(files, replace(destinations, taken=frozenset(taken))) for files, destinations in jobs]
+    every = frozenset(taken | {place for path in read for place in (place_of(path), path.resolve())})
+    return [(files, replace(destinations, taken=every)) for files, destinations in jobs]
 
 
 def _name_outputs(

@@ -79,7 +79,9 @@ def train(
     dropout: Annotated[
         float | None, typer.Option("--dropout", help="At the end of the contracting path.  [default: the recipe's]")
     ] = None,
-    block_dropout: Annotated[float | None, typer.Option("--block-dropout", help="After every level.")] = None,
+    block_dropout: Annotated[
+        float | None, typer.Option("--block-dropout", help="In every block, between its convolutions.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Logits are divided by it.")] = None,
     first_skip: Annotated[bool | None, typer.Option("--first-skip/--no-first-skip", help="Of mobilenet-unet.")] = None,
     patch_size: Annotated[

@@ -150,11 +150,14 @@ def role_folders(listing: Listing) -> Arrangement | None:
         if images and masks and layout is None:
             layout = f"folders {_shown(images[0], listing)} + {_shown(masks[0], listing)}"
         if images or masks:
-            files = ([file.path for folder in folders for file in folder.files] for folders in (images, masks))
-            groups.append(group_of(*files, split))
+            groups.append(group_of(_paths_in(images), _paths_in(masks), split))
     if layout is None:
         return None
     return Arrangement(layout, listing.root, tuple(groups), left_out=tuple(left_out), problems=tuple(problems))
+
+
+def _paths_in(folders: Sequence[Folder]) -> list[Path]:
+    return [file.path for folder in folders for file in folder.files]
 
 
 def group_of(images: Sequence[Path], masks: Sequence[Path], split: str | None) -> Group:

@@ -276,7 +276,8 @@ def _alike(images: Listing, masks: Listing) -> tuple[Group, ...]:
             if folder.files:
                 side.setdefault((folder.group, folder.split), []).extend(file.path for file in folder.files)
     if not sides[1].keys() <= sides[0].keys():
-        return (Group(*(entries_of([file.path for file in listing.files]) for listing in (images, masks))),)
+        everything = [file.path for file in images.files], [file.path for file in masks.files]
+        return (group_of(*everything, None),)
     return tuple(group_of(files, sides[1].get(place, ()), place[1]) for place, files in sides[0].items())
 
 

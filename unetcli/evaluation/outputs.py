@@ -108,7 +108,16 @@ def _definitions(evaluation: Evaluation) -> str:
 
 def _comparison_table(evaluation: Evaluation) -> str:
     rows: list[list[str | float | int]] = [
-        [metric, name, entry.difference, entry.n, entry.undefined, entry.ci_low, entry.ci_high, f"{entry.p:.2g}"]
+        [
+            metric,
+            name,
+            entry.difference,
+            entry.n,
+            entry.undefined,
+            entry.ci_low,
+            entry.ci_high,
+            "undefined" if math.isnan(entry.p) else f"{entry.p:.2g}",
+        ]
         for metric, classes in evaluation.comparison.items()
         for name, entry in classes.items()
     ]

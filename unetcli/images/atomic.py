@@ -7,8 +7,7 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from os.path import exists, isdir  # False for what must not be looked at, where those of Path raise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,12 +81,52 @@ def scratch_file(folder: Path | None = None) -> BinaryIO:
     return tempfile.SpooledTemporaryFile(_SPOOL, dir=folder)  # type: ignore[return-value, arg-type]
 
 
-def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = (), dry_run: bool = False) -> None:
+class InputPaths:
+    """Files that no output may replace, and images that are folders, into which nothing must be written.
+
+    What is looked at for each output does not grow with their number.
+    """
+
+    def __init__(self, paths: Iterable[Path | str] = ()) -> None:
+        self._names = set(map(Path, paths))
+        self._files: set[tuple[int, int]] = set()
+        self._folders: dict[Path, Path] = {}
+        self._around: set[Path] = set()  # them and all folders above
+        for path in self._names:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # absent, or a name that no file can have
+                found, place = path.stat(), path.resolve()
+                self._files.add((found.st_dev, found.st_ino))
+                self._around.update((place, *place.parents))
+                if stat.S_ISDIR(found.st_mode):
+                    self._folders[place] = path
+
+    def check(self, target: Path) -> None:
+        """Raise unless an output may be written to a path.
+
+        Raises
+        ------
+        UsageError : it is one of these files, or lies in one.
+        """
+        place = target.absolute()
+        with contextlib.suppress(OSError, RuntimeError):  # links in a circle
+            place = target.resolve()
+        same = target.suffix.lower() == ".zarr" and place in self._around
+        with contextlib.suppress(OSError):
+            found = target.stat()
+            same = same or (found.st_dev, found.st_ino) in self._files
+        if same or target in self._names:
+            raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
+        inside = next((self._folders[folder] for folder in place.parents if folder in self._folders), None)
+        if inside is not None:
+            raise UsageError(f"the output would lie inside the input {inside}", path=target, hint="name another place")
+
+
+def check_writable(target: Path | str, *, inputs: InputPaths | None = None, dry_run: bool = False) -> None:
     """Raise unless a file or an OME-Zarr can be written to a path; creates its folder. To be called before any work.
 
     Parameters
     ----------
-    inputs : files that must not be replaced, and images that are folders, into which nothing must be written.
+    inputs : what must not be replaced.
     dry_run : whether to leave a folder that is absent, and only look whether it may be made.
 
     Raises
@@ -102,13 +141,8 @@ def check_writable(target: Path | str, *, inputs: Sequence[Path | str] = (), dry
         pass
     except OSError as error:  # a name that is too long, a file where a folder should be
         raise writing_failed(error, target.parent if error.errno == errno.ENOTDIR else target) from error
-    for path in inputs:
-        inside = target.suffix.lower() == ".zarr" and Path(path).resolve().is_relative_to(target.resolve())
-        same = exists(path) and target.exists() and target.samefile(path)  # noqa: PTH110
-        if target == Path(path) or inside or same:
-            raise UsageError("the output would replace this input", path=target, hint="name another file with -o")
-        if isdir(path) and Path(path).resolve() in target.resolve().parents:  # noqa: PTH112
-            raise UsageError(f"the output would lie inside the input {path}", path=target, hint="name another place")
+    if inputs is not None:
+        inputs.check(target)
     if dry_run and not target.parent.exists():
         there = next(folder for folder in target.parents if folder.exists())
         if not os.access(there, os.W_OK | os.X_OK):

@@ -59,6 +59,8 @@ class Layout:
             sizes = "x".join(map(str, self.page_shape))
             if self.page_axes in ("Q", "I"):
                 told.append(f"{self.pages} pages along an axis of unknown meaning ({self.axes}); --axes names it")
+            elif "Q" in self.page_axes:
+                told.append(f"{self.pages} pages along axes of unknown meaning ({self.axes}); --axes names them")
             else:
                 told.append(f"{self.pages} pages as {names}" + (f" ({sizes})" if len(self.page_axes) > 1 else ""))
         if self.size("C") > 1:

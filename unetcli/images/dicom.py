@@ -109,7 +109,7 @@ class DicomImage:
             page_shape=layout.page_shape,
             joint=colors,
             notes=tuple(notes),
-            orientation=affine(self._frames[0], size),
+            orientation=affine(self._frames, self._times, size),
         )
 
     def page(self, index: int) -> PageSource:

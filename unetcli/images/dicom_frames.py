@@ -1,5 +1,6 @@
 """What DICOM headers say of each frame: where it lies in space, how large its pixels are, and how its values count."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -94,11 +95,17 @@ def _frame(header: Any, file: int, number: int) -> Frame:
         (float(time or 0), float(getattr(header, "InstanceNumber", 0) or 0), file, number),
         numbers("PlanePositionSequence", "ImagePositionPatient", 3),
         numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        spacing or (tuple(float(value) for value in imager) if imager else None),
-        float(thickness) if thickness else None,
+        _lengths(spacing or imager),
+        (_lengths([thickness]) or (None,))[0],
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
     )
+
+
+def _lengths(stated: Sequence[Any] | None) -> tuple[float, ...] | None:
+    """Return lengths in mm, None where they cannot be any."""
+    values = tuple(float(value) for value in stated or () if value is not None)
+    return values if values and all(0 < value < math.inf for value in values) else None
 
 
 def in_order(frames: Sequence[Frame], path: Path) -> tuple[list[Frame], int]:
@@ -143,8 +150,16 @@ def pixel_size(frames: Sequence[Frame], times: int) -> PixelSize | None:
     return PixelSize(y, x, "mm", distance)
 
 
-def affine(first: Frame, size: PixelSize | None) -> tuple[tuple[float, ...], ...] | None:
-    """Return the NIfTI affine of column, row and slice: DICOM's axes with the first two turned around."""
+def affine(frames: Sequence[Frame], times: int, size: PixelSize | None) -> tuple[tuple[float, ...], ...] | None:
+    """Return the NIfTI affine of column, row and slice: DICOM's axes with the first two turned around.
+
+    Slices follow each other as they lie, which of a tilted gantry is not along their normal.
+
+    Parameters
+    ----------
+    frames, times : in order, and how many time points they are.
+    """
+    first, last, slices = frames[0], frames[len(frames) // times - 1], len(frames) // times
     if size is None or first.directions is None or first.position is None:
         return None
     directions = np.array(first.directions)
@@ -152,6 +167,8 @@ def affine(first: Frame, size: PixelSize | None) -> tuple[tuple[float, ...], ...
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1] = along_x * size.x, along_y * size.y
     matrix[:3, 2] = np.cross(along_x, along_y) * (size.z or 1.0)
+    if last.position is not None and last.place > first.place:
+        matrix[:3, 2] = (np.array(last.position) - np.array(first.position)) / (slices - 1)
     matrix[:3, 3] = np.array(first.position)
     matrix[:2] *= -1
     return tuple(tuple(float(value) for value in row) for row in matrix)

@@ -1,5 +1,6 @@
 """PNG, JPEG, BMP and GIF files."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from unetcli.images.memory import check_memory, readable_size
 from unetcli.images.palettes import Colormap, is_gray_ramp
 from unetcli.images.planes import missing_codec
 from unetcli.images.source import PageSource
+from unetcli.images.turned import warn_of_turned
 
 PIXEL_LIMIT = 178_956_970  # pillow's own limit: beyond it a compressed picture counts as a decompression bomb
 _DEFLATE = 1040  # bytes that one byte of deflate can become at most
@@ -21,6 +23,7 @@ _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I": 1, "F": 1, "RGB": 3, "R
 _WITHOUT_ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "P"}
 # Bytes per color of a palette, and which of them are red, green and blue.
 _PALETTE_ORDERS = {"RGB": (3, [0, 1, 2]), "BGR": (3, [2, 1, 0]), "RGBA": (4, [0, 1, 2]), "BGRX": (4, [2, 1, 0])}
+_ORIENTATION = 0x0112  # tag of EXIF
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -80,11 +83,11 @@ class PictureImage:
         if mode in _REFUSED:
             raise InputError(f"has {_REFUSED[mode]} colors", path=path, hint="convert to RGB and save again")
         notes: list[str] = []
-        bits, _ = self._png_header()
+        bits, color = self._png_header()
         dtype = np.dtype(np.uint16 if bits == 16 or mode.startswith("I") else np.uint8)
         if mode == "F":
             dtype = np.dtype(np.float32)
-        base = _WITHOUT_ALPHA.get(mode, mode)
+        base = "L" if (bits, color) == (16, 4) else _WITHOUT_ALPHA.get(mode, mode)  # gray, which pillow makes RGB
         if base != mode or "transparency" in picture.info:
             warn("alpha is dropped", path=path)
             notes.append("alpha dropped")
@@ -93,6 +96,7 @@ class PictureImage:
         channels = 3 if base == "RGB" or self._looked_up or pages > 1 else 1
         if self._looked_up:
             notes.append("palette colors as RGB")
+        warn_of_turned(self._orientation(), path)
         if base not in {*_CHANNELS, "P"}:
             raise InputError(f"has pixels of kind {mode}", path=path, hint="convert to gray or RGB and save again")
         width, height = picture.size
@@ -130,6 +134,14 @@ class PictureImage:
                 hint="leave --axes out for this file, or save it as TIFF",
             )
         return renamed
+
+    def _orientation(self) -> object:
+        """Return what EXIF says of it in the header; pillow decodes a picture to find what stands behind it."""
+        if "exif" not in self._picture.info:
+            return None
+        with contextlib.suppress(Exception):  # damaged EXIF says nothing
+            return self._picture.getexif().get(_ORIENTATION)
+        return None
 
     def _colormap(self) -> Colormap | None:
         """Return the palette as it stands in the header; pillow's own way to it decodes the picture."""

@@ -20,11 +20,14 @@ from unetcli.images.planes import Plane, RawPlane, SegmentCache, SegmentPlane, i
 from unetcli.images.source import PageSource, array_source
 from unetcli.images.tiff_checks import check_directories, check_pixels, check_size
 from unetcli.images.tiff_colors import Conversion, conversion_of
+from unetcli.images.turned import warn_of_turned
 
 # Whole-slide formats: their first series is the scan, the others are label, overview and thumbnail.
 _SLIDES = {"svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"}
 _GUESSED = {"uniform", "generic", ""}
 _FEW_LISTED = 4
+_ORIENTATION = 274  # tag
+_UNNAMED = "QIRPAVHE"  # letters for axes that a file does not name
 _TILE_CACHE = 16 << 20  # bytes: of tiles, only those at the edges of a region are wanted again; of strips, all
 # What tifffile raises when a file is not what it says; anything else is a bug.
 _PARSING_ERRORS = (
@@ -59,7 +62,9 @@ class TiffImage:
         self._file = file
         check_directories(file)
         try:
-            self._tiff = tifffile.TiffFile(file.file, name=file.path.name, _multifile=False)
+            self._tiff = tifffile.TiffFile(
+                file.file, name=file.path.name, _multifile=False, is_mmstack=False, is_ndtiff=False
+            )  # Micro-Manager's own index may lead to pages of other files; what else the file says does not
             found = _find_series(self._tiff, file, selected)
         except (UnetError, MemoryError):
             raise
@@ -84,6 +89,7 @@ class TiffImage:
         self._whole: np.ndarray | None = None
         sample_axis = "S" in layout.axes and self._key.samplesperpixel > 1
         self._conversion = conversion_of(self._key, file, palette=palette, colors=sample_axis)
+        warn_of_turned(self._key.tags.valueof(_ORIENTATION), file.path)
         self.info = self._make_info(palette)
 
     def _planes_expected(self) -> int:
@@ -159,9 +165,10 @@ class TiffImage:
             return self._planes[number]
 
     def _make_plane(self, number: int) -> Plane:
-        key, found = self._key, self._found
-        shape = (key.imagelength, key.imagewidth, key.samplesperpixel)
+        found = self._found
         page = found.planes[0 if found.virtual is not None else number]
+        key = page.keyframe  # pages may be compressed, and cut into strips, each in its own way
+        shape = (key.imagelength, key.imagewidth, key.samplesperpixel)
         if not is_raw(key):
             plane = SegmentPlane(self._file, page, number, self._cache)
             plane.check_memory()
@@ -245,7 +252,7 @@ def _find_series(tiff: Any, file: InputFile, selected: range | None) -> _Found:
             path=file.path,
             hint="save the image as one file, for instance with Fiji",
         )
-    axes = chosen.axes if "Q" in chosen.axes else chosen.axes.replace("I", "Q")
+    axes = _told_apart(chosen.axes if "Q" in chosen.axes else chosen.axes.replace("I", "Q"))
     shape = tuple(chosen.shape)
     stated = kind not in _GUESSED and "Q" not in axes
     notes: list[str] = []
@@ -264,6 +271,14 @@ def _find_series(tiff: Any, file: InputFile, selected: range | None) -> _Found:
         raise InputError(f"declares {expected} pages but holds {len(pages)}", path=file.path, hint="copy it again")
     _check_companions(tiff, file, kind)
     return _Found(tuple(pages), virtual, layout, kind, tuple(notes))
+
+
+def _told_apart(axes: str) -> str:
+    """Return axes of which no letter stands twice: tifffile calls all of them Q that the file does not name."""
+    if axes.count("Q") < 2:
+        return axes
+    free = (letter for letter in _UNNAMED if letter not in axes.replace("Q", ""))
+    return "".join(next(free) if letter == "Q" else letter for letter in axes)
 
 
 def _check_companions(tiff: Any, file: InputFile, kind: str) -> None:
@@ -307,9 +322,9 @@ def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: ra
     if not pages or any(page is None for page in pages):
         raise InputError("holds no image", path=file.path, hint="save it again, or name another file")
     chosen = pages if selected is None else [pages[i] for i in selected if i < len(pages)]
-    kinds = list(dict.fromkeys((page.keyframe.shape, str(page.keyframe.dtype)) for page in chosen))
+    kinds = list(dict.fromkeys(_kind_of(page.keyframe) for page in chosen))
     if len(kinds) > 1:
-        told = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in kinds[:_FEW_LISTED])
+        told = ", ".join(f"{'x'.join(map(str, shape))} {words}" for shape, words, _ in kinds[:_FEW_LISTED])
         more = " ..." if len(kinds) > _FEW_LISTED else ""
         raise InputError(
             f"pages differ: {told}{more}",
@@ -322,6 +337,13 @@ def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: ra
     check_pixels(key, file)
     layout = Layout("Q" + key.axes, (len(pages), *key.shape), stated=False)
     return _Found(tuple(pages), None, layout, "generic", ())
+
+
+def _kind_of(key: Any) -> tuple[tuple[int, ...], str, bytes]:
+    """Return what pages of one stack must have in common: size, type and meaning of their values."""
+    colors = b"" if key.colormap is None else np.asarray(key.colormap).tobytes()
+    meaning = str(getattr(key.photometric, "name", key.photometric)).lower()
+    return tuple(key.shape), f"{key.dtype} {meaning}", colors
 
 
 class _Quiet(logging.Filter):

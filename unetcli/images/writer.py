@@ -17,6 +17,7 @@ from unetcli.images.atomic import atomic_path, scratch_file, writing_failed
 from unetcli.images.atomic_folder import atomic_folder
 from unetcli.images.info import ImageInfo
 from unetcli.images.omezarr_encoder import Level, OmeZarrEncoder, Store, check_omezarr
+from unetcli.images.pictures import PIXEL_LIMIT
 from unetcli.images.png import PngEncoder
 from unetcli.images.tiff_encoder import TiffEncoder
 
@@ -79,6 +80,12 @@ class ImageWriter:
             self._stream = target
         if self._target is not None:
             check_format(self._target, pages=like.pages, dtype=dtype, channels=1 if kind == "overlay" else channels)
+            if self._target.suffix.lower() == ".png" and kind != "overlay" and like.height * like.width > PIXEL_LIMIT:
+                raise UsageError(
+                    f"PNG files of more than {PIXEL_LIMIT} pixels are not opened again",
+                    path=self._target,
+                    hint="use .tif",
+                )
             if is_nifti(self._target):
                 from unetcli.images.nifti import check_nifti
 

@@ -177,6 +177,11 @@ class Spread:
                     f"lost the scheduler at {address}", hint="start it again, and run the same command"
                 ) from error
             except TimeoutError as error:
+                if future.status == "error":  # of the task itself, not of waiting for it
+                    raise ResourceError(
+                        f"rows {part.top}-{part.height - 1}: a worker's file system did not answer ({error})",
+                        hint="run the same command again",
+                    ) from error
                 if not self._cluster.client.nthreads():
                     raise ResourceError(f"no worker left at {address}", hint=f"dask worker {address}") from error
 

@@ -104,8 +104,11 @@ class Segmenter:
         found = []
         for path, threshold in self.thresholds:
             if not isinstance(threshold, float) or not 0 < threshold < 1:
+                why = "was not validated on images with foreground, or was made by an older version"
+                if self.description.classes > 2:
+                    why = "has more than two classes"
                 raise ModelFileError(
-                    "holds no learned threshold: it has more than two classes, or was made by an older version",
+                    f"holds no learned threshold: it {why}",
                     path=path,
                     hint="--threshold 0.5, or train a new model",
                 )

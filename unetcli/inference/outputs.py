@@ -240,7 +240,8 @@ class OutputPlan:
             return self._probabilities(target, store)
         dtype = np.dtype(ids) if self.kind == "instances" else np.dtype(np.uint8)
         if self.kind == "mask":
-            dtype, colormap = self.coding.dtype(), self.coding.colormap
+            dtype = self.coding.dtype()
+            colormap = self.coding.colormap if dtype == np.uint8 else None  # an ignored value may be beyond a palette
         return ImageWriter(target, like=self.info, dtype=dtype, colormap=colormap, kind="mask", store=store)
 
     def _probabilities(self, target: Path | BinaryIO, store: Store) -> ImageWriter:

@@ -82,11 +82,6 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
     """
     header, tensors = read_container(path, HEADER_KEY)
     description = _description(path, header)
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ModelFileError(
-                f"weights contain NaN or infinity ({name}): training diverged", path=path, hint="train again"
-            )
     try:
         with torch.device("meta"):  # without memory: the network that is described may be far larger than the file
             _match(path, _network(description).state_dict(), tensors)
@@ -94,6 +89,11 @@ def load_model(path: Path) -> tuple[nn.Module, ModelDescription, str]:
         raise ModelFileError(f"describes an impossible network: {error}", path=path, hint="train a new model") from None
     network = _network(description)
     network.load_state_dict(tensors, strict=True)
+    for name, tensor in network.state_dict().items():  # as they are used: numbers may have been too large for that
+        if not torch.isfinite(tensor).all():
+            raise ModelFileError(
+                f"weights contain NaN or infinity ({name}): training diverged", path=path, hint="train again"
+            )
     return network.eval(), description, str(header["sha256"])
 
 
@@ -110,6 +110,12 @@ def _match(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
         if wanted != present:
             raise ModelFileError(
                 f"{name} is {present}, the network needs {wanted}", path=path, hint="train a new model"
+            )
+        if expected[name].is_floating_point() != found[name].is_floating_point():
+            raise ModelFileError(
+                f"{name} holds {found[name].dtype}, the network {expected[name].dtype}",
+                path=path,
+                hint="train a new model",
             )
 
 
@@ -143,6 +149,11 @@ def _description(path: Path, header: dict[str, Any]) -> ModelDescription:
                 "its header has no valid 'pixel_size'", path=path, hint="copy the file again, or train a model"
             )
         values["pixel_size"] = tuple(size)
+    images = values["training"].get("images", [])
+    if not (isinstance(images, list) and all(isinstance(digits, str) for digits in images)):
+        raise ModelFileError(
+            "its header lists no hashes as images of the training", path=path, hint="copy the file again"
+        )
     if not (1 <= values["channels"] <= 1024 and 2 <= values["classes"] <= 255):
         raise ModelFileError(
             f"declares {values['channels']} channels and {values['classes']} classes",

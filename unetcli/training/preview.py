@@ -14,7 +14,7 @@ from unetcli.dataset.labels import IGNORE
 from unetcli.dataset.patches import PatchDataset
 from unetcli.dataset.survey import Survey
 from unetcli.errors import UsageError
-from unetcli.images.atomic import atomic_path, check_writable
+from unetcli.images.atomic import InputPaths, atomic_path, check_writable
 from unetcli.inference.outputs import draw_overlay
 from unetcli.training.plan import Plan
 
@@ -159,7 +159,7 @@ def check_picture(path: Path, inputs: Sequence[Path]) -> None:
     """
     if path.suffix.lower() != ".png":
         raise UsageError("a preview is a PNG", path=path, hint="--preview preview.png")
-    check_writable(path, inputs=inputs)
+    check_writable(path, inputs=InputPaths(inputs))
 
 
 def write_picture(path: Path, drawn: Preview) -> None:
