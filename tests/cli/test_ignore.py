@@ -1,6 +1,7 @@
 """``--ignore``: what stands in ignored pixels changes nothing, bit for bit, from the class balance to the scores."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +66,29 @@ def test_the_value_that_is_ignored_does_not_matter(task, tmp_path, capsys):
     assert results[0] == results[1] == results[2]
     whole = trained(write(tmp_path / "none", 0, coding=coding), capsys)
     assert whole != results[0]
+
+
+def test_a_color_is_ignored_like_a_number(tmp_path, capsys):
+    table = np.array([(0, 0, 0), (0, 200, 0), (0, 0, 200), (255, 0, 0), (7, 7, 7)], np.uint8)
+    results = []
+    for value, said in ((3, "#ff0000"), (4, "7"), (4, "#070707")):
+        folder = write(tmp_path / said.strip("#"), value)
+        for path in (folder / "masks").iterdir():
+            tifffile.imwrite(path, table[tifffile.imread(path)], photometric="rgb")
+        results.append(trained(folder, capsys, "--ignore", said))
+    assert results[0] == results[1] == results[2]
+    masks = str(tmp_path / "ff0000/masks")
+    copies = shutil.copytree(masks, tmp_path / "copies")
+    assert run(["evaluate", str(copies), masks, "--ignore", "#ff0000", "--metrics", "dice", "--json", "-", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["class"] for row in found["rows"]} == {"#0000c8", "#00c800", "mean"}
+    arguments = [str(tmp_path / "ff0000"), "-m", str(tmp_path / "ff0000.safetensors"), "--ignore", "#ff0000", "-q"]
+    assert run(["evaluate", *arguments]) == 0
+    for wrong in ("red", "#ff00", "1.5"):
+        assert run(["evaluate", str(copies), masks, "--ignore", wrong]) == 2
+        assert f"--ignore {wrong} is no mask value" in capsys.readouterr().err
+    assert run(["train", str(write(tmp_path / "numbers", 7)), "--ignore", "#ff0000", "--dry-run"]) == 2
+    assert "is a color, the masks hold numbers" in capsys.readouterr().err
 
 
 def test_pixels_deep_under_ignore_have_no_say(tmp_path, capsys):

@@ -22,7 +22,15 @@ Pages = Annotated[str | None, typer.Option("--pages", help="Pages of a stack, A-
 Axes = Annotated[
     str | None, typer.Option("--axes", help="Axes of the images, such as ZYX or YXC, instead of what the file says.")
 ]
-Ignore = Annotated[int | None, typer.Option("--ignore", help="Mask value that is left out of everything.")]
+Ignore = Annotated[
+    str | None,
+    typer.Option(
+        "--ignore",
+        metavar="VALUE",
+        callback=lambda text: parse_value(text),
+        help="Mask value that is left out of everything, such as 255 or '#ff0000'.",
+    ),
+]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write one JSON document; - is stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more.")]
@@ -45,6 +53,20 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"{text!r} leaves no time", hint="write 90s, 20m or 2h")
     return seconds
+
+
+def parse_value(text: str | None) -> int | str | None:
+    """Return a mask value: a number, or a color as it was written.
+
+    Raises
+    ------
+    UsageError : neither.
+    """
+    if text is None or re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return text
+    if not re.fullmatch(r"[+-]?\d+", text):
+        raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'")
+    return int(text)
 
 
 def parse_pages(text: str | None) -> range | None:

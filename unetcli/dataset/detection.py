@@ -109,24 +109,34 @@ def _palette(masks: Sequence[MaskValues]) -> tuple[Color, ...] | None:
     return tuple(table) if len(table) <= 256 else None
 
 
-def _ignored_value(ignore: int | str | None, masks: Sequence[MaskValues]) -> int | None:
-    if ignore is None:
-        return None
-    text, kind = str(ignore).strip(), masks[0].kind
-    in_color = text.startswith("#")
-    if in_color and kind == "values":
+def ignored_number(ignore: int | str, masks: Sequence[MaskValues]) -> int:
+    """Return the value to leave out as the number that stands for it in the masks.
+
+    Raises
+    ------
+    UsageError : a color where the masks hold numbers, or no value that a mask can have.
+    """
+    in_color = any(mask.kind == "colors" for mask in masks)
+    text = str(ignore).strip()
+    named = text.startswith("#")
+    if named and not in_color:
         raise UsageError(f"--ignore {text} is a color, the masks hold numbers", hint="--ignore 255")
-    lowest, highest = (0, 0xFFFFFF if in_color else 255) if kind == "colors" else (-LARGEST_VALUE, LARGEST_VALUE)
+    lowest, highest = (0, 0xFFFFFF if named else 255) if in_color else (-LARGEST_VALUE, LARGEST_VALUE)
     try:
-        value = int(text[1:], 16) if in_color else int(text)
+        value = int(text[1:], 16) if named else int(text)
         if not lowest <= value <= highest:
             raise ValueError(value)
     except ValueError as error:
         raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'") from error
-    if kind == "colors" and not in_color:
-        value *= 0x010101
+    return value * 0x010101 if in_color and not named else value
+
+
+def _ignored_value(ignore: int | str | None, masks: Sequence[MaskValues]) -> int | None:
+    if ignore is None:
+        return None
+    value = ignored_number(ignore, masks)
     if not any(value in mask.values for mask in masks):
-        warn(f"--ignore {text}: no mask has this value")
+        warn(f"--ignore {ignore}: no mask has this value")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.dataset.detection import detect_coding
+from unetcli.dataset.detection import detect_coding, ignored_number
 from unetcli.dataset.labels import LARGEST_VALUE, LabelCoding
 from unetcli.dataset.maskvalues import MaskValues
 from unetcli.dataset.pairs import Pairing
@@ -46,7 +46,7 @@ class PredictionCoding:
 
 
 def truth_coding(
-    truths: Sequence[MaskValues], task: str, ignore: int | None, data: Pairing | None = None
+    truths: Sequence[MaskValues], task: str, ignore: int | str | None, data: Pairing | None = None
 ) -> LabelCoding:
     """Return the coding of the truth; two classes where no truth has any foreground.
 
@@ -61,10 +61,12 @@ def truth_coding(
     asked = "semantic" if task == "membranes" else task
     declared, usual, stated = (None, None, None) if data is None else (data.declared, data.task, data.ignore)
     ignore = stated if ignore is None else ignore
-    if all(set(map(int, mask.without(ignore).values)) <= {0} for mask in truths):
+    number = None if ignore is None else ignored_number(ignore, truths)
+    if all(set(map(int, mask.without(number).values)) <= {0} for mask in truths):
+        kind = "colors" if any(mask.kind == "colors" for mask in truths) else "values"
         if asked == "instances":
-            return LabelCoding("instances", (0,), ("background", "object"), ignore)
-        return LabelCoding("semantic", (0, 1 if ignore == 255 else 255), ("background", "foreground"), ignore)
+            return LabelCoding("instances", (0,), ("background", "object"), number, kind)
+        return LabelCoding("semantic", (0, 1 if number == 255 else 255), ("background", "foreground"), number, kind)
     return detect_coding(truths, asked, ignore=ignore, declared=declared, usual=usual)
 
 

@@ -61,7 +61,7 @@ def read_inputs(
     *,
     task: str = "auto",
     pages: range | None = None,
-    ignore: int | None = None,
+    ignore: int | str | None = None,
     unit: str = "pixels",
     like: Inputs | None = None,
 ) -> Inputs:

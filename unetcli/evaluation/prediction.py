@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.dataset.detection import detect_coding
+from unetcli.dataset.detection import detect_coding, ignored_number
 from unetcli.dataset.examination import Record, examine
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.loading import files_at_once, load_pair
@@ -41,7 +41,7 @@ def predict_inputs(
     task: str = "auto",
     pages: range | None = None,
     axes: str | None = None,
-    ignore: int | None = None,
+    ignore: int | str | None = None,
     unit: str = "pixels",
     progress: Callable[[int, int], None] | None = None,
 ) -> Inputs:
@@ -100,7 +100,7 @@ def case_of(pair: Pair) -> str:
     return pair.name if whole == pair.name else split_extension(whole)[0]
 
 
-def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None) -> LabelCoding:
+def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | str | None) -> LabelCoding:
     """Return the coding of the truth: the model's where the values fit it, else one with as many classes.
 
     Raises
@@ -108,9 +108,10 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | None
     InputError : other classes than the model's, or values of which it is not clear which of its classes they are.
     """
     masks = [record.mask for record in records]
-    found = {int(value) for mask in masks for value in mask.without(ignore).values}
+    ignored = None if ignore is None else ignored_number(ignore, masks)
+    found = {int(value) for mask in masks for value in mask.without(ignored).values}
     alike = all(mask.kind == model.kind and _colors_agree(mask, model) for mask in masks)
-    if model.task == "semantic" and alike and found <= set(model.values) and ignore == model.ignore:
+    if model.task == "semantic" and alike and found <= set(model.values) and ignored == model.ignore:
         return model
     coding = detect_coding(masks, model.task, ignore=ignore, objects=any(record.pair.objects for record in records))
     read = coding if model.task == "instances" else _in_order_of(model, coding)
