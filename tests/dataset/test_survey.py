@@ -136,6 +136,16 @@ def test_files_of_an_object_each_are_never_classes(tmp_path: Path) -> None:
     assert found.objects == (2, 2, 2, 2)
 
 
+@pytest.mark.parametrize("task", ["auto", "semantic"])
+def test_a_mask_in_a_folder_of_its_own_may_hold_classes(tmp_path: Path, task: str) -> None:
+    for number in NUMBERS:
+        save(tmp_path / f"{number}a/images/{number}a.png", image(number))
+        save(tmp_path / f"{number}a/masks/mask.png", mask(number))
+    found = surveyed(tmp_path, task=task)
+    found.check()
+    assert (found.coding.task, found.coding.values) == ("semantic", (0, 1))
+
+
 def test_a_long_stack_is_not_opened_for_every_page_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = np.stack([image(0) + number for number in range(20)])
     tifffile.imwrite(tmp_path / "train-volume.tif", pages, photometric="minisblack", compression="zlib")

@@ -298,6 +298,15 @@ def test_a_prediction_may_have_the_value_that_the_truth_ignores(
     assert score == (1 if metric != "pixel_error" else pytest.approx(BINARY[:-2].mean()))
 
 
+def test_of_several_classes_the_ignored_value_is_none_of_them(tmp_path, capsys):
+    truth = (CELLS % 3).astype(np.uint8)
+    truth[-2:] = 255
+    save(tmp_path / "t.tif", truth)
+    save(tmp_path / "p.tif", BINARY * np.uint8(255))
+    code, found = document(capsys, tmp_path / "p.tif", tmp_path / "t.tif", "--ignore", 255, "--metrics", "recall")
+    assert (code, found["rows"][-1]["metrics"]["recall"]) == (0, 0)
+
+
 @pytest.mark.parametrize(("predicted", "said"), [
     (BINARY * np.uint8(255), "its 4-connected pieces"),
     (np.where(CELLS > 0, CELLS + np.uint32(2**31), 0).astype(np.uint32), None),
@@ -332,8 +341,9 @@ def test_an_image_of_another_size_than_its_mask_is_not_shown(tmp_path, capsys):
     (tmp_path / "data/images/z.png").write_bytes(b"none")
     code, found = document(capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice", "--overlays", tmp_path / "o")
     assert (code, found["cases"]) == (0, 3)
-    assert any("y.png: is not shown: it is 39 x 50 pixels, its truth 40 x 50" in said for said in found["warnings"])
-    assert any("z.png: is not shown" in said for said in found["warnings"])
+    assert "the image of y is not shown: it is 39 x 50 pixels, its truth 40 x 50" in found["warnings"]
+    assert any("the image of z is not shown: " in said for said in found["warnings"])
+    assert not document(capsys, tmp_path / "p", tmp_path / "data", "--metrics", "dice")[1]["warnings"]
     assert len(list((tmp_path / "o").iterdir())) == 3
 
 

@@ -114,6 +114,8 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 def save_classes(path, classes, form):
     """Save class indices (H, W): with a palette in which 1 is red and 2 blue, or the other way round, or as colors."""
     colors = [(0, 0, 0), BLUE, RED] if form == "swapped" else [(0, 0, 0), RED, BLUE]
+    if form == "grays":
+        colors = [(value,) * 3 for value in range(256)]
     table = np.array(colors, np.uint8)
     if form == "colors":
         return Image.fromarray(table[classes]).save(path)
@@ -122,7 +124,7 @@ def save_classes(path, classes, form):
     return image.save(path)
 
 
-@pytest.mark.parametrize("form", ["palette", "swapped", "colors"])
+@pytest.mark.parametrize("form", ["palette", "swapped", "colors", "grays"])
 def test_colors_tell_which_class_is_which(data, tmp_path, capsys, form):
     """Sorted as numbers, blue would come before red."""
     palette = ((0, 0, 0), RED, BLUE)

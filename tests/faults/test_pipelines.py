@@ -357,6 +357,8 @@ sys.exit(max(codes))
         (["train", "{cells}", "-o", "n.safetensors", "--json", "-", *FAST], 0),
         (["evaluate", "predicted", "absent", "--json", "-"], 2),
         (["evaluate", "predicted", "truth", "--json", "-"], 0),
+        (["evaluate", "predicted", "truth", "--ignore", "red", "--json", "-"], 2),
+        (["train", "{cells}", "--ignore", "red", "--json", "-"], 2),
     ],
 )
 def test_json_on_stdout(arguments, code, home, scored, scan, models, capsys):

@@ -171,14 +171,16 @@ def test_another_number_of_processes(interrupted, capsys, monkeypatch):
 
 def test_folds_of_an_earlier_training_are_not_taken_for_those_to_come(home, place, monkeypatch):
     """`--overwrite` begins all of them anew, also where it is interrupted in the first one."""
-    arguments = ["train", str(home / "cells"), *OPTIONS, "--folds", "2", "-q"]
-    assert run([*arguments, "--epochs", "1"]) == 0
+    arguments = ["train", str(home / "cells"), *OPTIONS, "-q", "--folds"]
+    assert run([*arguments, "3", "--epochs", "1"]) == 0
     before = (place / "unet.fold2.safetensors").read_bytes()
+    arguments.append("2")
     with monkeypatch.context() as patched:
         crash_after(patched, 1)
         with pytest.raises(SystemExit):
             run([*arguments, "--epochs", "2", "--learning-rate", "1e-4", "--overwrite"])
     assert (place / "unet.fold2.safetensors").read_bytes() == before
+    assert [load_state(place / f"unet.fold{fold}.run") is None for fold in (1, 2, 3)] == [False, True, True]
     assert run(["train", "--resume", "-q"]) == 0
     rows = [history(place / f"unet.fold{fold}.run") for fold in (1, 2)]
     assert [len(each) for each in rows] == [2, 2]

@@ -64,7 +64,7 @@ class Console:
     def say(self, text: str) -> None:
         """Write a line for people to stderr."""
         if not self.quiet:
-            write_line(sys.stderr, text)
+            write_line(sys.stderr, one_line(text))
 
     def say_more(self, text: str) -> None:
         """Write a line to stderr for those who asked with ``--verbose``."""
@@ -336,9 +336,10 @@ def finite(content: Any) -> Any:
 
 def readable_seconds(seconds: float) -> str:
     """Return a duration as a person says it: ``40 s``, ``2 min 30 s``, ``45 min``, ``3 h 5 min``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

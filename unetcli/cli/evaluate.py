@@ -1,5 +1,6 @@
 """``unet evaluate PREDICTION TRUTH``: score masks, with statistics."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from unetcli.cli import options
-from unetcli.cli.console import Console, console, one_line
+from unetcli.cli.console import Console, console
 from unetcli.cli.progress import progress_bar
 from unetcli.cli.scores import failure_keys, missed_limits, protect_files, protect_inputs, show, write_outputs
 from unetcli.errors import InputError, LimitError, UsageError
@@ -114,8 +115,14 @@ def evaluate(
         outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}
         named = [path for path in (prediction, truth, compare, *(models or ())) if path is not None]
         protect_inputs(named, outputs, json_file, dry_run=dry_run)
-        settings: dict[str, Any] = {"task": task, "pages": page_range, "ignore": ignore, "unit": unit}
-        with tempfile.TemporaryDirectory(prefix="unet-") as folder:
+        settings: dict[str, Any] = {
+            "task": task,
+            "pages": page_range,
+            "ignore": options.parse_value(ignore),
+            "unit": unit,
+        }
+        predictions = tempfile.TemporaryDirectory(prefix="unet-") if models else contextlib.nullcontext("")
+        with predictions as folder:
             if models:
                 inputs = predicted(
                     shown, [path for path in (prediction, truth) if path is not None], models, Path(folder),
@@ -133,7 +140,7 @@ def evaluate(
                 same_pages(inputs, others, compare)
                 read_as = [f"{compare}: {note}" for note in others.notes]
                 for note in read_as:
-                    shown.say(one_line(note))
+                    shown.say(note)
                 inputs = replace(inputs, notes=(*inputs.notes, *read_as))
             chosen = choose_metrics(metrics, inputs.task)
             limited = [limit.metric for limit in limits if limit.metric.name not in {m.name for m in chosen}]
@@ -236,9 +243,9 @@ def describe_inputs(shown: Console, inputs: "Inputs") -> None:
     """Say what was found and how it is read."""
     cases, pages = len(inputs.cases), len(inputs.jobs)
     count = f"{cases} case{'s' * (cases > 1)}, {pages} page{'s' * (pages > 1)}"
-    shown.say(f"{count}: {inputs.task} ({', '.join(map(one_line, inputs.classes))})")
+    shown.say(f"{count}: {inputs.task} ({', '.join(inputs.classes)})")
     for note in inputs.notes:
-        shown.say(one_line(note))
+        shown.say(note)
 
 
 def run(shown: Console, jobs: "Sequence[PageJob]", rules: "Rules", notes: Sequence[str], workers: int) -> "Evaluation":

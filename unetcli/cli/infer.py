@@ -91,7 +91,7 @@ def infer(
         check_streams(images, output, json_file)
         check_cluster(cluster, images)
         inputs = find_inputs(images)
-        cases = group_channels(inputs, model_paths)
+        cases = group_channels(inputs, model_paths, axes)
         extras = {"probabilities": probabilities, "overlay": overlay, "objects": objects}
         jobs = plan_outputs(cases, output, extras, model_paths, json_file, output_kind=output_kind, dry_run=dry_run)
         if skip_existing:
@@ -228,7 +228,7 @@ def inspected(info: "ImageInfo", destinations: "Destinations") -> dict[str, Any]
 def say_done(shown: Console, done: dict[str, Any]) -> None:
     """Say how an input was read, and what became of it."""
     for note in done["notes"]:
-        shown.say(one_line(f"note: {done['input']}: {note}"))
+        shown.say(f"note: {done['input']}: {note}")
     shown.say(describe(done))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unetcli.cli.places import check_distinct
 from unetcli.dataset.names import is_hidden, split_extension
-from unetcli.errors import InputError, OutputError, UsageError
+from unetcli.errors import InputError, OutputError, UnetError, UsageError
 
 if TYPE_CHECKING:
     from unetcli.inference.records import Destinations
@@ -110,7 +110,7 @@ def _images_at(argument: str) -> list[str]:
     )
 
 
-def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[str, ...]]:
+def group_channels(inputs: Sequence[str], models: Sequence[Path], axes: str | None = None) -> list[tuple[str, ...]]:
     """Return the files of each image: one, or one per channel where the model wants several and the names say so.
 
     Files are grouped if all of them are called ``NAME_0000``, ``NAME_0001`` and so on, exactly as many for each name as
@@ -133,7 +133,7 @@ def group_channels(inputs: Sequence[str], models: Sequence[Path]) -> list[tuple[
     channels = read_description(models[0]).channels
     if len(numbers) != channels:
         return single
-    with contextlib.suppress(InputError), open_image(groups[0][0]) as image:  # it is told with the others
+    with contextlib.suppress(UnetError), open_image(groups[0][0], axes) as image:  # what is wrong is told later
         if image.info.channels == channels:
             return single
     return groups

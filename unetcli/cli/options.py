@@ -27,7 +27,6 @@ Ignore = Annotated[
     typer.Option(
         "--ignore",
         metavar="VALUE",
-        callback=lambda text: parse_value(text),
         help="Mask value that is left out of everything, such as 255 or '#ff0000'.",
     ),
 ]

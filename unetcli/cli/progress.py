@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from unetcli.cli.console import Console, one_line, raise_if_signaled
 
 BAR_WIDTH = 12
+SLOWEST = 3600.0  # seconds between two steps, after which the time left is no more told
 WIDEST = 200  # characters of the line, whatever COLUMNS says: it is filled with spaces
 
 
@@ -32,9 +33,10 @@ def progress_bar(shown: Console, what: str, *, timed: bool = True) -> Iterator[C
     time = (TimeRemainingColumn(),) if timed else ()
     word = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))  # cut where the line ends
     columns = (BarColumn(BAR_WIDTH), TaskProgressColumn(), *time, word)
-    terminal = RichConsole(stderr=True)
+    terminal = RichConsole(stderr=True, soft_wrap=True)  # what is said meanwhile keeps its lines
     terminal.width = min(terminal.width, WIDEST)
-    with Progress(*columns, console=terminal, transient=True, expand=True) as bar:
+    bar = Progress(*columns, console=terminal, transient=True, expand=True, speed_estimate_period=SLOWEST)
+    with bar:
         task = bar.add_task(what, total=1.0)
 
         def move(share: float, label: str) -> None:

@@ -120,7 +120,7 @@ def write_outputs(
         for path, job in zip(overlay_paths(overlays, jobs), jobs, strict=True):
             if wanted(path):
                 write_overlay(path, job, result.task)
-        shown.say_more(f"{len(jobs)} overlays in {one_line(str(overlays))}")
+        shown.say_more(f"{len(jobs)} overlays in {overlays}")
     if report is not None and wanted(report):
         write_text(report, build_report(result, jobs, title))
 

@@ -25,7 +25,15 @@ from unetcli.cli.train_display import (
     train_document,
     warn_of_leakage,
 )
-from unetcli.cli.train_options import Options, configs_of, is_first_process, resume_command, resumed, stored
+from unetcli.cli.train_options import (
+    Options,
+    configs_of,
+    is_first_process,
+    resume_command,
+    resumed,
+    run_folders,
+    stored,
+)
 from unetcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="[default: 100, or as --max-time allows]")
     ] = None,
-    max_time: Annotated[str | None, typer.Option("--max-time", help="90s, 20m or 2h.")] = None,
+    max_time: Annotated[str | None, typer.Option("--max-time", help="90s, 20m or 2h; of each fold.")] = None,
     patience: Annotated[
         int | None, typer.Option("--patience", min=1, help="Stop after so many epochs without a better one.")
     ] = None,
@@ -158,6 +166,7 @@ def train(
             raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
         if not output.name:
             raise UsageError("is no name of a file", path=output, hint="-o unet.safetensors")
+        context.params["ignore"] = options.parse_value(ignore)
         given = resumed(context) if resume else dict(context.params)
         given["commands"] = [*given.get("commands", ()), context.obj]
         page_range = options.parse_pages(given["pages"])
@@ -256,19 +265,19 @@ def train_one(
         restore(trainer, saved, config.run_folder)
         decided = replace(decided, estimate_seconds=decided.estimate_seconds * trainer.share_left)
     warn_of_leakage(found, decided)
-    show_plan(shown, decided, config)
+    show_plan(shown, decided, config, len(following))
     if given["preview"] is not None:
         write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
         shown.say(f"drew {given['preview']}")
     if given["dry_run"]:
         check_outputs(asked, dry_run=True)  # last, so that everything else is seen
-        shown.write_json(dry_run_document(found, decided))
+        shown.write_json(dry_run_document(found, decided, len(following)))
         return None
     if saved is not None:
         show_position(shown, trainer, config, saved)
-    if given["overwrite"] and is_first_process():
-        for other in following:
-            forget(other)
+    if given["overwrite"] and following and is_first_process():
+        for folder in {*run_folders(given), config.run_folder, *(other.run_folder for other in following)}:
+            forget(folder)
     with stopping_on_signals() as stop:
         trainer.stop = lambda: stop.number is not None
         events = run_training(config, found, decided, trainer, state)

@@ -1,5 +1,6 @@
 """What is said of a data set, a plan and a result of ``unet train``, in tables and as documents."""
 
+import shlex
 import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,8 @@ def show_folds(shown: Console, documents: "list[dict[str, Any]]") -> None:
     rows = [(document["model"], document["best_epoch"], f"{document['score']:.4f}") for document in documents]
     shown.table(("model", "epoch", "Dice on validation"), rows)
     shown.say(f"Dice {mean:.4f} ± {deviation:.4f} (mean and SD over {len(scores)} folds)")
-    models = " ".join(f"-m {document['model']}" for document in documents)
-    shown.say(f"average them with: unet infer IMAGE -o MASK {models}")
+    models = [part for document in documents for part in ("-m", document["model"])]
+    shown.say(f"average them with: unet infer IMAGE -o MASK {shlex.join(models)}")
     shown.write_json(
         {"model": [document["model"] for document in documents], "score": mean, "sd": deviation, "folds": documents}
     )
@@ -69,8 +70,13 @@ def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
         warn(f"identical images in training and validation, whose score is then too good: {names}")
 
 
-def show_plan(shown: Console, decided: "Plan", config: "TrainConfig") -> None:
-    """Say what will be done and how long it will take."""
+def show_plan(shown: Console, decided: "Plan", config: "TrainConfig", following: int = 0) -> None:
+    """Say what will be done and how long it will take.
+
+    Parameters
+    ----------
+    following : folds that come after it.
+    """
     from unetcli.images import readable_size
 
     split = decided.split
@@ -90,10 +96,15 @@ def show_plan(shown: Console, decided: "Plan", config: "TrainConfig") -> None:
             ("class balance", balance),
         ],
     )
-    seconds = decided.estimate_seconds
-    shown.say(
-        f"this will take about {readable_seconds(seconds)} and {readable_size(decided.estimate_memory)} of memory"
-    )
+    seconds = decided.estimate_seconds * (1 + following)
+    memory = f"{readable_size(decided.estimate_memory)} of memory"
+    if following:
+        one = readable_seconds(decided.estimate_seconds)
+        shown.say(
+            f"this fold will take about {one}, all {1 + following} about {readable_seconds(seconds)}, and {memory}"
+        )
+    else:
+        shown.say(f"this will take about {readable_seconds(seconds)} and {memory}")
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
         smaller = [f"--features {QUICK_FEATURES}"] if decided.arguments.get("features", 0) > QUICK_FEATURES else []
         shorter = [] if decided.max_seconds else ["--max-time 20m"]
@@ -118,8 +129,8 @@ def _arguments(decided: "Plan") -> str:
     )
 
 
-def dry_run_document(found: "Survey", decided: "Plan") -> dict[str, Any]:
-    """Return what a dry run found and decided, as plain data."""
+def dry_run_document(found: "Survey", decided: "Plan", following: int = 0) -> dict[str, Any]:
+    """Return what a dry run found and decided, as plain data; the time is that of the folds that follow, too."""
     return {
         **found.as_json(),
         "patch_size": decided.patch_size,
@@ -129,7 +140,7 @@ def dry_run_document(found: "Survey", decided: "Plan") -> dict[str, Any]:
         "validation": len(decided.split.validation),
         "device": decided.device.name,
         "precision": decided.device.precision,
-        "estimate_seconds": decided.estimate_seconds,
+        "estimate_seconds": decided.estimate_seconds * (1 + following),
         "estimate_memory": decided.estimate_memory,
     }
 

@@ -63,7 +63,7 @@ def configs_of(given: Mapping[str, Any]) -> "list[TrainConfig]":
 def stored(given: Mapping[str, Any]) -> Options:
     """Return the options that a training keeps, as plain data; paths to the data are made absolute."""
     kept = {name: value for name, value in given.items() if name not in UNKEPT}
-    kept["data"] = [str(Path(path).absolute()) for path in given["data"] or ()]
+    kept["data"] = [os.path.abspath(path) for path in given["data"] or ()]  # noqa: PTH100 - without ".."
     if Path(given["validation"]).exists():
         kept["validation"] = str(Path(given["validation"]).absolute())
     for name in ("images", "masks", "init"):
@@ -90,7 +90,7 @@ def resumed(context: typer.Context) -> Options:
     output = Path(given["output"])
     folders = [] if given["folds"] else [output.with_suffix(".run")]
     if given["folds"] or not (given["data"] or given["images"]):
-        folders += sorted(output.parent.glob(f"{glob.escape(output.stem)}.fold*.run"))
+        folders += run_folders(given)
     states = (load_state(folder) for folder in folders)
     state = next((state for state in states if state is not None), None)
     if state is None:
@@ -119,6 +119,12 @@ def resumed(context: typer.Context) -> Options:
     if "epochs" in explicit and given["epochs"] != before["epochs"] and "max_time" not in explicit:
         kept["max_time"] = None
     return {**given, **kept}
+
+
+def run_folders(given: Mapping[str, Any]) -> list[Path]:
+    """Return the run folders of the folds of an output that there are."""
+    output = Path(given["output"])
+    return sorted(output.parent.glob(f"{glob.escape(output.stem)}.fold*.run"))
 
 
 def resume_command(given: Mapping[str, Any]) -> str:

@@ -269,13 +269,17 @@ def _two_folders(images: Path, masks: Path) -> Arrangement:
 
 
 def _alike(images: Listing, masks: Listing) -> tuple[Group, ...]:
-    """Return the groups and splits of a folder of images that one of masks has too, else one group of all."""
+    """Return the groups and splits of a folder of images where that of the masks has the same, else one group of all.
+
+    Images to test need no masks.
+    """
     sides: list[dict[tuple[tuple[str, ...], str | None], list[Path]]] = [{}, {}]
     for side, listing in zip(sides, (images, masks), strict=True):
         for folder in listing.folders:
             if folder.files:
                 side.setdefault((folder.group, folder.split), []).extend(file.path for file in folder.files)
-    if not sides[1].keys() <= sides[0].keys():
+    lonely = sides[0].keys() - sides[1].keys()
+    if not sides[1].keys() <= sides[0].keys() or any(split != "test" for _, split in lonely):
         everything = [file.path for file in images.files], [file.path for file in masks.files]
         return (group_of(*everything, None),)
     return tuple(group_of(files, sides[1].get(place, ()), place[1]) for place, files in sides[0].items())
@@ -342,9 +346,9 @@ def _uniquely_named(pairs: Sequence[Pair], root: Path | None) -> Iterator[Pair]:
     """Yield the pairs in natural order, named by their paths where stems are not unique."""
     names = [pair.name for pair in pairs]
     if len(set(names)) < len(names):
-        places = [pair.images[0].absolute().parent for pair in pairs]  # the same from any folder
-        top = root.absolute() if root else Path(os.path.commonpath(places))
-        names = [os.path.relpath(place / pair.name, top) for place, pair in zip(places, pairs, strict=True)]
+        places = [os.path.abspath(pair.images[0].parent) for pair in pairs]  # noqa: PTH100 - the same from any folder
+        top = root or os.path.commonpath(places)
+        names = [os.path.relpath(Path(place, pair.name), top) for place, pair in zip(places, pairs, strict=True)]
     named = (pair if pair.name == name else replace(pair, name=name) for pair, name in zip(pairs, names, strict=True))
     return iter(sorted(named, key=lambda pair: natural_key(pair.name)))
 

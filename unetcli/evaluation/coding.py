@@ -63,10 +63,10 @@ def truth_coding(
     ignore = stated if ignore is None else ignore
     number = None if ignore is None else ignored_number(ignore, truths)
     if all(set(map(int, mask.without(number).values)) <= {0} for mask in truths):
-        kind = "colors" if any(mask.kind == "colors" for mask in truths) else "values"
+        kind, white = ("colors", 0xFFFFFF) if any(mask.kind == "colors" for mask in truths) else ("values", 255)
         if asked == "instances":
             return LabelCoding("instances", (0,), ("background", "object"), number, kind)
-        return LabelCoding("semantic", (0, 1 if number == 255 else 255), ("background", "foreground"), number, kind)
+        return LabelCoding("semantic", (0, 1 if number == white else white), ("background", "foreground"), number, kind)
     return detect_coding(truths, asked, ignore=ignore, declared=declared, usual=usual)
 
 
@@ -143,7 +143,8 @@ def prediction_coding(coding: LabelCoding, files: Sequence[tuple[Path, Values]])
         ]
     )
     found = [value for value in every if value != coding.ignore]
-    if coding.ignore is not None and 0 < coding.ignore in every and found == [coding.values[0]]:
+    two_sided = coding.task == "instances" or len(coding.values) == 2
+    if two_sided and coding.ignore is not None and 0 < coding.ignore in every and found == [coding.values[0]]:
         found = every  # a mask (0, 255), where the truth ignores 255
     if coding.task == "instances":
         return _instances(coding, found, files)

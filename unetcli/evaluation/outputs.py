@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli import report
+from unetcli.errors import UnetError, warn
 from unetcli.evaluation.evaluate import SMALLEST_DIFFERENCE, PageJob, bounds_of
 from unetcli.evaluation.overlays import draw_errors, draw_labels, key_of, shrink
-from unetcli.evaluation.records import Evaluation, leading_metric
+from unetcli.evaluation.records import Evaluation, LabelledPage, leading_metric
 from unetcli.images import atomic_path
 
 GALLERY_SIZE = 48  # pages in a report, so that the file stays a few megabytes
@@ -52,11 +53,25 @@ def write_overlay(path: Path, job: PageJob, task: str) -> None:
     from PIL import Image
 
     page = job.load()
-    image = job.image() if job.image is not None else None
+    image = _image_of(job, page)
     pixels = draw_errors(page.truth, page.prediction, image, objects=task == "instances")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, "PNG")
+
+
+def _image_of(job: PageJob, page: LabelledPage) -> NDArray[np.uint8] | None:
+    """Return what was segmented; None where it is not known or, which is said, cannot be shown beneath the truth."""
+    try:
+        image = None if job.image is None else job.image()
+    except UnetError as error:
+        warn(f"the image of {job.case} is not shown: {error}")
+        return None
+    if image is None or image.shape[:2] == page.truth.shape:
+        return image
+    sizes = (" x ".join(map(str, shape[:2])) for shape in (image.shape, page.truth.shape))
+    warn(f"the image of {job.case} is not shown: it is {' pixels, its truth '.join(sizes)}")
+    return None
 
 
 def build_report(evaluation: Evaluation, jobs: Sequence[PageJob], title: str) -> str:
@@ -157,7 +172,7 @@ def _gallery(evaluation: Evaluation, jobs: Sequence[PageJob]) -> str:
     pictures = []
     for index in chosen:
         job, page = jobs[index], jobs[index].load()
-        image = job.image() if job.image is not None else None
+        image = _image_of(job, page)
         layers = [
             ("truth", draw_labels(page.truth, objects=objects)),
             ("prediction", draw_labels(page.prediction, objects=objects)),

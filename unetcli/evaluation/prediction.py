@@ -24,6 +24,7 @@ from unetcli.evaluation.inputs import Inputs, spacings_of
 from unetcli.evaluation.overlays import to_gray_levels
 from unetcli.evaluation.records import LabelledPage
 from unetcli.images import normalize
+from unetcli.images.palettes import Colormap, is_gray_ramp
 from unetcli.images.volumes import OpenVolumes
 from unetcli.inference.infer import Segmenter
 from unetcli.inference.instances import find_objects
@@ -113,7 +114,8 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | str 
     alike = all(mask.kind == model.kind and _colors_agree(mask, model) for mask in masks)
     if model.task == "semantic" and alike and found <= set(model.values) and ignored == model.ignore:
         return model
-    coding = detect_coding(masks, model.task, ignore=ignore, objects=any(record.pair.objects for record in records))
+    objects = any(record.pair.objects and len(record.pair.masks) > 1 for record in records)
+    coding = detect_coding(masks, model.task, ignore=ignore, objects=objects)
     read = coding if model.task == "instances" else _in_order_of(model, coding)
     if read is None:
         raise InputError(
@@ -126,9 +128,16 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | str 
 
 def _colors_agree(mask: MaskValues, model: LabelCoding) -> bool:
     """Whether the palettes of a mask and of the model, where both have one, show the mask's values alike."""
-    if mask.colormap is None or model.palette is None:
+    if not (_tells(mask.colormap) and _tells(model.palette)):
         return True
+    assert mask.colormap is not None
+    assert model.palette is not None
     return all(mask.colormap[value] == model.palette[value] for value in mask.values if value < len(model.palette))
+
+
+def _tells(palette: Colormap | None) -> bool:
+    """Whether a palette says more than that the indices are gray values."""
+    return palette is not None and not is_gray_ramp(np.array(palette, np.uint8))
 
 
 def _in_order_of(model: LabelCoding, coding: LabelCoding) -> LabelCoding | None:
@@ -156,7 +165,7 @@ def _colors_of(coding: LabelCoding) -> tuple[int, ...]:
     """Return the color of each value as 0xRRGGBB; nothing where the values are plain numbers."""
     if coding.kind == "colors":
         return coding.values
-    table = coding.palette or ()
+    table = coding.palette if _tells(coding.palette) and coding.palette else ()
     inside = [table[value] if 0 <= value < len(table) else (0, 0, 0) for value in coding.values if table]
     return tuple(red << 16 | green << 8 | blue for red, green, blue in inside)
 

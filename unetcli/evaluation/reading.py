@@ -1,5 +1,6 @@
 """Which prediction belongs to which truth, whether they fit, and what values they hold."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from unetcli.dataset.examination import check_orientation
 from unetcli.dataset.labels import is_gray, packed
 from unetcli.dataset.pairs import Pairing, find_pairs, match_files
-from unetcli.errors import InputError, UnetError, UsageError, raise_all, warn
+from unetcli.errors import InputError, UnetError, UsageError, raise_all
 from unetcli.images import ImageInfo, PixelSize, open_image
 from unetcli.images.files import is_there
 
@@ -141,23 +142,11 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
             hint="--pages A-B selects the pages of the truth that were predicted",
         )
     check_orientation(there, said, reference="truth")
-    shown = None if image is None else _header_of_image(image, there)
-    size = there.pixel_size or said.pixel_size or (shown.pixel_size if shown is not None else None)
-    return FilePair(name, prediction, truth, image if shown is not None else None, predicted, wanted, size)
-
-
-def _header_of_image(image: Path, truth: ImageInfo) -> ImageInfo | None:
-    """Return what the header of a truth's image says; None where it cannot be shown beneath, which is said."""
-    try:
-        info = header_of(image)
-    except UnetError as error:
-        warn(f"is not shown: {error.message}", path=image)
-        return None
-    if (info.height, info.width) == (truth.height, truth.width):
-        return info
-    said, there = (f"{each.height} x {each.width}" for each in (info, truth))
-    warn(f"is not shown: it is {said} pixels, its truth {there}", path=image)
-    return None
+    size = there.pixel_size or said.pixel_size
+    if size is None and image is not None:
+        with contextlib.suppress(UnetError):  # it is not scored
+            size = header_of(image).pixel_size
+    return FilePair(name, prediction, truth, image, predicted, wanted, size)
 
 
 def header_of(path: Path, pages: range | None = None) -> ImageInfo:

@@ -104,7 +104,7 @@ def _frame(header: Any, file: int, number: int) -> Frame:
 
 def _lengths(stated: Sequence[Any] | None) -> tuple[float, ...] | None:
     """Return lengths in mm, None where they cannot be any."""
-    values = tuple(float(value) for value in stated or () if value is not None)
+    values = tuple(float(value) for value in stated or () if value not in (None, ""))
     return values if values and all(0 < value < math.inf for value in values) else None
 
 

@@ -152,6 +152,18 @@ def _open_path(path: Path) -> InputFile:
 
 
 def _open_stream(stream: BinaryIO, path: Path) -> InputFile:
+    content = stream.getvalue() if isinstance(stream, io.BytesIO) else read_stream(stream, path)
+    return InputFile(io.BytesIO(content), path, len(content), content)
+
+
+def read_stream(stream: BinaryIO, path: Path) -> bytes:
+    """Return all bytes of a stream.
+
+    Raises
+    ------
+    InputError : it cannot be read.
+    ResourceError : it does not fit the memory.
+    """
     parts: list[bytes] = []
     count = 0
     try:
@@ -162,8 +174,7 @@ def _open_stream(stream: BinaryIO, path: Path) -> InputFile:
                 check_memory(count, f"{readable_size(count)} read from the stream so far", path=path)
     except OSError as error:
         raise reading_failed(error, path) from error
-    content = b"".join(parts)
-    return InputFile(io.BytesIO(content), path, count, content)
+    return b"".join(parts)
 
 
 def reading_failed(error: OSError, path: Path) -> InputError | ResourceError:

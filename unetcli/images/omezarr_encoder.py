@@ -107,7 +107,7 @@ class OmeZarrEncoder:
 
     Parameters
     ----------
-    kind : "mask" marks the pixels as labels; others are "probabilities".
+    kind : "mask" marks the pixels as labels; others are "probabilities", or "overlay", which is a picture in color.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class OmeZarrEncoder:
         self._folder = folder
         self._like = like
         self._labels = (colormap or ()) if kind == "mask" else None
+        self._picture = kind == "overlay"
         self._version = store.version
         page_axes, page_shape = _page_axes(like)
         multiple = "c" if kind != "mask" else ""
@@ -175,6 +176,7 @@ class OmeZarrEncoder:
             self._version,
             labels=self._labels,
             channels=0 if self._labels is not None else self.full.channels,
+            picture=self._picture,
             centered=self._labels is None,
         )
         if ZARR_FORMATS[self._version] == 2:

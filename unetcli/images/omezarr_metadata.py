@@ -190,6 +190,7 @@ def describe(
     *,
     labels: Sequence[tuple[int, int, int]] | None,
     channels: int,
+    picture: bool,
     centered: bool,
 ) -> dict[str, Any]:
     """Return the attributes of a group of arrays that lie on `like`.
@@ -200,6 +201,7 @@ def describe(
     levels : by how much each array is reduced along y and x: 1, 2, 4 and so on.
     labels : red, green and blue of each value of a mask, which may be none; None where it is no mask.
     channels : probabilities, shown from 0 to 1; 0 for a mask.
+    picture : whether the channels are red, green and blue instead, from 0 to 255.
     centered : whether a reduced pixel stands for the mean of the pixels it covers, not for the first of them.
     """
     size, origin = like.pixel_size, dict(zip("zyx", like.origin or (0.0, 0.0, 0.0), strict=True))
@@ -229,8 +231,14 @@ def describe(
             ]
         attributes["image-label"] = label
     if channels:
-        window = {"start": 0.0, "end": 1.0, "min": 0.0, "max": 1.0}
-        shown = [{"label": f"class {i}", "color": "FFFFFF", "window": window, "active": True} for i in range(channels)]
+        end = 255.0 if picture else 1.0
+        window = {"start": 0.0, "end": end, "min": 0.0, "max": end}
+        colors = _RGB if picture else ("FFFFFF",) * channels
+        names = ("red", "green", "blue") if picture else [f"class {number}" for number in range(channels)]
+        shown = [
+            {"label": name, "color": color, "window": window, "active": True}
+            for name, color in zip(names, colors, strict=True)
+        ]
         attributes["omero"] = {"version": version, "channels": shown}
     if version == "0.4":
         scene["version"] = version

@@ -55,7 +55,7 @@ class OpenVolumes:
         key = (opener, path, *said, _state_of(path))
         if not (_opens_slowly(path) or key in self._stacks):
             with opener(path, *said) as image:
-                if image.info.pages >= _MANY_PAGES:
+                if image.info.format == "tiff" and image.info.pages >= _MANY_PAGES:
                     self._stacks.add(key)
                 yield image
             return

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from unetcli.errors import InputError, warn
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
+from unetcli.images.files import read_stream
 from unetcli.images.mirror import Source
+
+_STREAM = "stdin"  # how errors call it
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,7 @@ class _Joined:
 
 
 def _opened(source: Path | BinaryIO, axes: str | None, pages: range | None = None) -> Image:
-    if not isinstance(source, Path):
-        source.seek(0)  # it may have been opened before
-    return open_image(source, axes, pages=pages, name="stdin")
+    return open_image(source, axes, pages=pages, name=_STREAM)
 
 
 @contextmanager
@@ -91,7 +92,9 @@ def open_scan(
     ------
     InputError : a file cannot be read, or the files differ in size.
     """
-    opened = tuple(source if isinstance(source, Path) else io.BytesIO(source.read()) for source in sources)
+    opened = tuple(
+        source if isinstance(source, Path) else io.BytesIO(read_stream(source, Path(_STREAM))) for source in sources
+    )
     with ExitStack() as stack:
         files = tuple(stack.enter_context(_opened(source, axes, pages)) for source in opened)
         first = files[0].info

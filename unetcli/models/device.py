@@ -81,7 +81,9 @@ def _find(name: str) -> tuple[str, str]:
                 raise ResourceError(
                     f"{name}: this machine has {torch.cuda.device_count()} CUDA devices", hint="--device cuda:0"
                 )
-            return f"cuda:{number}", torch.cuda.get_device_name(number)
+            absent = _why_no_kernel(number)
+            if absent is None:
+                return f"cuda:{number}", torch.cuda.get_device_name(number)
         if kind == "cuda":
             raise ResourceError(f"CUDA is not available ({absent})", hint="--device cpu")
     if kind == "mps" or (kind == "auto" and torch.backends.mps.is_available()):
@@ -96,6 +98,15 @@ def _why_no_cuda() -> str | None:
         return "this torch is a CPU build"
     if not torch.cuda.is_available():
         return "no usable CUDA device or driver"
+    return None
+
+
+def _why_no_kernel(number: int) -> str | None:
+    """Return why a card does not compute, as one that is too old for this torch; None where it does."""
+    try:
+        torch.ones(1, device=f"cuda:{number}").add_(1).item()
+    except RuntimeError as error:
+        return f"{torch.cuda.get_device_name(number)}: {str(error).splitlines()[0]}"
     return None
 
 

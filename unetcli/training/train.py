@@ -186,17 +186,21 @@ def _train(
         extra.check()
 
 
-def forget(config: TrainConfig) -> None:
+def forget(path: Path) -> None:
     """Forget the training of a model that will be replaced, so that `--resume` does not take it for the one to come.
+
+    Parameters
+    ----------
+    path : of its run folder, which then says no more than that a training is to begin.
 
     Raises
     ------
     OutputError : another training owns the run folder, or it cannot be written.
     """
-    folder = RunFolder(config.run_folder)
+    folder = RunFolder(path)
     with folder.lock():
         folder.clear()
-        folder.write_config({"options": config.as_json()})
+        folder.write_config({})
 
 
 def _begin(folder: RunFolder, config: TrainConfig, survey: Survey, decided: Plan, trainer: Trainer) -> str:
