@@ -7,6 +7,7 @@ from faults.harness import check_form
 from training.test_small_data import FAST, write
 
 from unetcli.cli import run
+from unetcli.cli.console import readable_seconds
 
 
 @pytest.fixture
@@ -67,6 +68,34 @@ def test_the_plan_says_what_was_taken(cells, capsys):
     said = capsys.readouterr().err
     assert "warning: this network takes no patches of 85 pixels: 84 is taken" in said
     assert "paper: sgd, learning rate 0.0001, constant" in said
+
+
+def test_the_time_of_all_folds_is_told(cells, capsys):
+    arguments = [
+        "train",
+        "cells",
+        "--features",
+        "4",
+        "--depth",
+        "2",
+        "--dry-run",
+        "--threads",
+        "1",
+        "--max-time",
+        "20m",
+    ]
+    assert run([*arguments, "--folds", "4", "--json", "-"]) == 0
+    out, said = capsys.readouterr()
+    assert "this fold will take about 20 min, all 4 about 80 min, and " in said
+    assert json.loads(out)["estimate_seconds"] == 4 * 1200
+    assert "hint: --features" not in said
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (99.4, "99 s"), (99.6, "1 min 40 s"), (119.6, "2 min 0 s"), (599.4, "9 min 59 s"), (599.7, "10 min"),
+])  # fmt: skip
+def test_durations(seconds, words):
+    assert readable_seconds(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from faults.conftest import discs
 from faults.harness import FAST, OLD, Case, Watch, check_form, perform
 
 from unetcli.cli import run
+from unetcli.images import memory
 
 ROOT = Path(__file__).parents[2]
 IMAGE = discs(0)[0]
@@ -82,6 +84,21 @@ def test_pipe_through(scan, models, zygote, expected):
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO((scan / "out").read_bytes())), expected)
     assert (scan / "out").read_bytes()[:2] in (b"II", b"MM")
     assert "device: cpu" in text(scan)
+
+
+def test_a_stream_without_end_is_read_as_far_as_the_memory_goes(scan, models, capsys, monkeypatch):
+    """PIP02."""
+
+    class Endless(io.RawIOBase):
+        def read(self, count=-1):
+            assert 0 < count <= 1 << 20
+            return bytes(count)
+
+    monkeypatch.setattr(memory, "usable_memory", lambda: 200 << 20)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Endless(), isatty=lambda: False))
+    assert run(["infer", "-", "-o", "m.tif", "-m", models["gray"]]) == 6
+    assert "error: stdin: " in (said := capsys.readouterr().err)
+    assert "read from the stream so far" in said
 
 
 def test_damaged_stdin(scan, models, zygote):

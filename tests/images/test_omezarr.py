@@ -70,6 +70,20 @@ def write(target, like, pixels, *, band=300, **more):
             writer.write_rows(rows[top : top + band])
 
 
+def test_an_overlay_has_the_colors_of_a_picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    save(tmp_path / "a.zarr", np.zeros((40, 50), np.uint8), "yx")
+    with open_image(tmp_path / "a.zarr") as image:
+        like = image.info
+    with ImageWriter(tmp_path / "o.zarr", like=like, dtype=np.uint8, channels=3, kind="overlay") as writer:
+        writer.write_rows(pixels)
+    with open_image(tmp_path / "o.zarr") as image:
+        assert image.info.joint
+        np.testing.assert_array_equal(image.page(0)[:], pixels)
+    shown = json.loads((tmp_path / "o.zarr/.zattrs").read_text())["omero"]["channels"]
+    assert [channel["window"]["end"] for channel in shown] == [255, 255, 255]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("axes", ["yx", "cyx", "tzyx", "tczyx", "xyz"])
 def test_any_axes(tmp_path, version, axes):

@@ -10,10 +10,10 @@ from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.pairs import Pair, find_pairs
 from unetcli.dataset.samples import SampleCache
 from unetcli.dataset.survey import survey
-from unetcli.errors import InputError
+from unetcli.errors import InputError, ResourceError
 from unetcli.inference.predict import is_out_of_memory
 from unetcli.models import build_network
-from unetcli.models.device import Device, move_network, training_layout
+from unetcli.models.device import Device, choose_device, move_network, training_layout
 from unetcli.training import plan, processes
 from unetcli.training.config import RECIPES, TrainConfig
 
@@ -79,6 +79,24 @@ def test_a_card_is_chosen_before_anything_is_put_on_one(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="there is none here"):
         planned(survey(find_pairs(tmp_path)), tmp_path)
     assert chosen == ["cuda:1"]
+
+
+def test_a_card_that_is_too_old_for_this_torch_is_left_alone(monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name, found in (("is_available", True), ("device_count", 1), ("get_device_name", "Old card")):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, found=found: found)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "ones", refused)
+        chosen = choose_device("auto", "fp32")
+        assert chosen.kind == "cpu"
+        assert "no CUDA: Old card: CUDA error: no kernel image is available" in chosen.reason
+        with pytest.raises(ResourceError, match=r"CUDA is not available \(Old card: CUDA error"):
+            choose_device("cuda:0", "fp32")
+        with pytest.raises(ResourceError, match="this machine has 1 CUDA devices"):
+            choose_device("cuda:1", "fp32")
 
 
 @pytest.mark.parametrize(("device", "cores", "processes_here", "workers"), [
