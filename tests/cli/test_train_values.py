@@ -86,7 +86,7 @@ def test_the_time_of_all_folds_is_told(cells, capsys):
     ]
     assert run([*arguments, "--folds", "4", "--json", "-"]) == 0
     out, said = capsys.readouterr()
-    assert "this fold will take about 20 min, all 4 about 80 min, and " in said
+    assert "this fold will take about 20 min, with those that follow about 80 min and " in said
     assert json.loads(out)["estimate_seconds"] == 4 * 1200
     assert "hint: --features" not in said
 

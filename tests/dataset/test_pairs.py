@@ -290,6 +290,9 @@ def test_two_folders_keep_their_splits(tmp_path: Path) -> None:
         ("train/1", "train"), ("train/2", "train"), ("val/1", "validation"),
     ]  # fmt: skip
     assert [item.path.name for item in pairing.left_out] == ["9.png"]
+    touch(tmp_path, "images/extra/7.png")
+    pairing = find_pairs([tmp_path / "images", tmp_path / "labels"], allow_unpaired=True)
+    assert [pair.split for pair in pairing.pairs] == ["train", "train", "validation"]
     touch(tmp_path, "masks/1.png", "masks/2.png", "more/train/1.png", "more/train/2.png")
     assert [pair.split for pair in find_pairs([tmp_path / "more", tmp_path / "masks"]).pairs] == [None, None]
 

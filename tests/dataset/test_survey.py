@@ -136,14 +136,17 @@ def test_files_of_an_object_each_are_never_classes(tmp_path: Path) -> None:
     assert found.objects == (2, 2, 2, 2)
 
 
-@pytest.mark.parametrize("task", ["auto", "semantic"])
-def test_a_mask_in_a_folder_of_its_own_may_hold_classes(tmp_path: Path, task: str) -> None:
-    for number in NUMBERS:
+@pytest.mark.parametrize("values", [(0, 255), (0, 1, 2), (0, 3, 255)])
+def test_a_mask_in_a_folder_of_its_own_is_like_any_other(tmp_path: Path, values: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [np.array(values, np.uint8)[rng.integers(0, len(values), SHAPE)] for _ in NUMBERS]
+    for number, pixels in zip(NUMBERS, drawn, strict=True):
         save(tmp_path / f"{number}a/images/{number}a.png", image(number))
-        save(tmp_path / f"{number}a/masks/mask.png", mask(number))
-    found = surveyed(tmp_path, task=task)
+        save(tmp_path / f"{number}a/masks/mask.png", pixels)
+    found = surveyed(tmp_path)
     found.check()
-    assert (found.coding.task, found.coding.values) == ("semantic", (0, 1))
+    assert (found.coding.task, found.coding.values) == ("semantic", values)
+    np.testing.assert_array_equal(found.coding.encode(load_pair(found.pairs[1], found.coding)[2]), drawn[1])
 
 
 def test_a_long_stack_is_not_opened_for_every_page_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

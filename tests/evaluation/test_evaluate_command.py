@@ -347,6 +347,17 @@ def test_an_image_of_another_size_than_its_mask_is_not_shown(tmp_path, capsys):
     assert len(list((tmp_path / "o").iterdir())) == 3
 
 
+@pytest.mark.parametrize(("rows", "code"), [(40, 0), (39, 3)])
+def test_the_pixels_of_an_image_of_another_size_measure_nothing(tmp_path, capsys, rows, code):
+    (tmp_path / "data/images").mkdir(parents=True)
+    resolution = {"resolution": (4, 4), "metadata": {"unit": "um"}, "imagej": True}
+    tifffile.imwrite(tmp_path / "data/images/x.tif", CELLS[:rows], **resolution)
+    save(tmp_path / "data/masks/x.png", BINARY * np.uint8(255))
+    save(tmp_path / "p/x.png", BINARY * np.uint8(255))
+    assert evaluate(tmp_path / "p", tmp_path / "data", "--metrics", "hd", "--unit", "image") == code
+    assert ("states no pixel size" in capsys.readouterr().err) == bool(code)
+
+
 def test_hidden_folders_hold_no_masks(instances, capsys):
     save(instances / "truth/.ipynb_checkpoints/a-checkpoint.tif", CELLS)
     assert evaluate(instances / "predicted", instances / "truth", "-q") == 0

@@ -170,22 +170,32 @@ def test_another_number_of_processes(interrupted, capsys, monkeypatch):
 
 
 def test_folds_of_an_earlier_training_are_not_taken_for_those_to_come(home, place, monkeypatch):
-    """`--overwrite` begins all of them anew, also where it is interrupted in the first one."""
+    """`--overwrite` begins all of them anew, and only them, also where it is interrupted in the second one."""
     arguments = ["train", str(home / "cells"), *OPTIONS, "-q", "--folds"]
-    assert run([*arguments, "3", "--epochs", "1"]) == 0
-    before = (place / "unet.fold2.safetensors").read_bytes()
-    arguments.append("2")
+    assert run([*arguments, "4", "--epochs", "1"]) == 0
+    shutil.copytree("unet.fold1.run", "unet.folded.run")
+    before = [load_model(place / f"unet.fold{fold}.safetensors")[2] for fold in (1, 2, 3)]
+    save = training.save_state
+
+    def dying(folder, state):
+        save(folder, state)
+        if folder.stem == "unet.fold2":
+            raise SystemExit("killed")
+
     with monkeypatch.context() as patched:
-        crash_after(patched, 1)
+        patched.setattr(training, "save_state", dying)
         with pytest.raises(SystemExit):
-            run([*arguments, "--epochs", "2", "--learning-rate", "1e-4", "--overwrite"])
-    assert (place / "unet.fold2.safetensors").read_bytes() == before
-    assert [load_state(place / f"unet.fold{fold}.run") is None for fold in (1, 2, 3)] == [False, True, True]
+            run([*arguments, "3", "--epochs", "2", "--learning-rate", "1e-4", "--overwrite"])
+    states = [load_state(place / f"unet.{name}.run") for name in ("fold1", "fold2", "fold3", "fold4", "folded")]
+    assert [state is None for state in states] == [False, False, True, True, False]
+    assert load_model(place / "unet.fold3.safetensors")[2] == before[2]
+    first = (place / "unet.fold1.safetensors").read_bytes()
     assert run(["train", "--resume", "-q"]) == 0
-    rows = [history(place / f"unet.fold{fold}.run") for fold in (1, 2)]
-    assert [len(each) for each in rows] == [2, 2]
+    rows = [history(place / f"unet.fold{fold}.run") for fold in (1, 2, 3)]
+    assert [len(each) for each in rows] == [2, 2, 2]
     assert max(float(row["learning_rate"]) for each in rows for row in each) <= 1e-4
-    assert (place / "unet.fold2.safetensors").read_bytes() != before
+    assert (place / "unet.fold1.safetensors").read_bytes() == first
+    assert not {load_model(place / f"unet.fold{fold}.safetensors")[2] for fold in (1, 2, 3)} & set(before)
 
 
 def test_another_training_that_has_ended_meanwhile(home, place, capsys, monkeypatch):

@@ -88,6 +88,13 @@ def test_a_card_that_is_too_old_for_this_torch_is_left_alone(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     for name, found in (("is_available", True), ("device_count", 1), ("get_device_name", "Old card")):
         monkeypatch.setattr(torch.cuda, name, lambda *_, found=found: found)
+
+    def full(*_, **__):
+        raise RuntimeError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "ones", full)  # others fill it at the moment: that is said when its memory is needed
+        assert choose_device("auto", "fp32").name == "cuda:0"
     with monkeypatch.context() as patched:
         patched.setattr(torch, "ones", refused)
         chosen = choose_device("auto", "fp32")

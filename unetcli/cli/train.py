@@ -261,21 +261,22 @@ def train_one(
     if saved is not None:
         saved.check_plan(decided, found, config.run_folder)
     state = begin(stored(given), decided, found)
+    later = len(following) * decided.estimate_seconds
     if saved is not None:
         restore(trainer, saved, config.run_folder)
         decided = replace(decided, estimate_seconds=decided.estimate_seconds * trainer.share_left)
     warn_of_leakage(found, decided)
-    show_plan(shown, decided, config, len(following))
+    show_plan(shown, decided, config, later)
     if given["preview"] is not None:
         write_picture(Path(given["preview"]), preview(found, decided, trainer.dataset))
         shown.say(f"drew {given['preview']}")
     if given["dry_run"]:
         check_outputs(asked, dry_run=True)  # last, so that everything else is seen
-        shown.write_json(dry_run_document(found, decided, len(following)))
+        shown.write_json(dry_run_document(found, decided, later))
         return None
     if saved is not None:
         show_position(shown, trainer, config, saved)
-    if given["overwrite"] and following and is_first_process():
+    if given["overwrite"] and config.fold is not None and config.fold[0] == 1 and is_first_process():
         for folder in {*run_folders(given), config.run_folder, *(other.run_folder for other in following)}:
             forget(folder)
     with stopping_on_signals() as stop:

@@ -70,12 +70,12 @@ def warn_of_leakage(found: "Survey", decided: "Plan") -> None:
         warn(f"identical images in training and validation, whose score is then too good: {names}")
 
 
-def show_plan(shown: Console, decided: "Plan", config: "TrainConfig", following: int = 0) -> None:
+def show_plan(shown: Console, decided: "Plan", config: "TrainConfig", later: float) -> None:
     """Say what will be done and how long it will take.
 
     Parameters
     ----------
-    following : folds that come after it.
+    later : seconds that the folds take which follow.
     """
     from unetcli.images import readable_size
 
@@ -96,15 +96,14 @@ def show_plan(shown: Console, decided: "Plan", config: "TrainConfig", following:
             ("class balance", balance),
         ],
     )
-    seconds = decided.estimate_seconds * (1 + following)
+    seconds = decided.estimate_seconds + later
     memory = f"{readable_size(decided.estimate_memory)} of memory"
-    if following:
-        one = readable_seconds(decided.estimate_seconds)
-        shown.say(
-            f"this fold will take about {one}, all {1 + following} about {readable_seconds(seconds)}, and {memory}"
-        )
-    else:
-        shown.say(f"this will take about {readable_seconds(seconds)} and {memory}")
+    what = (
+        f"this fold will take about {readable_seconds(decided.estimate_seconds)}, with those that follow"
+        if later
+        else ("this will take")
+    )
+    shown.say(f"{what} about {readable_seconds(seconds)} and {memory}")
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
         smaller = [f"--features {QUICK_FEATURES}"] if decided.arguments.get("features", 0) > QUICK_FEATURES else []
         shorter = [] if decided.max_seconds else ["--max-time 20m"]
@@ -129,8 +128,8 @@ def _arguments(decided: "Plan") -> str:
     )
 
 
-def dry_run_document(found: "Survey", decided: "Plan", following: int = 0) -> dict[str, Any]:
-    """Return what a dry run found and decided, as plain data; the time is that of the folds that follow, too."""
+def dry_run_document(found: "Survey", decided: "Plan", later: float) -> dict[str, Any]:
+    """Return what a dry run found and decided, as plain data; `later` seconds are those of the folds that follow."""
     return {
         **found.as_json(),
         "patch_size": decided.patch_size,
@@ -140,7 +139,7 @@ def dry_run_document(found: "Survey", decided: "Plan", following: int = 0) -> di
         "validation": len(decided.split.validation),
         "device": decided.device.name,
         "precision": decided.device.precision,
-        "estimate_seconds": decided.estimate_seconds * (1 + following),
+        "estimate_seconds": decided.estimate_seconds + later,
         "estimate_memory": decided.estimate_memory,
     }
 

@@ -63,7 +63,7 @@ def configs_of(given: Mapping[str, Any]) -> "list[TrainConfig]":
 def stored(given: Mapping[str, Any]) -> Options:
     """Return the options that a training keeps, as plain data; paths to the data are made absolute."""
     kept = {name: value for name, value in given.items() if name not in UNKEPT}
-    kept["data"] = [os.path.abspath(path) for path in given["data"] or ()]  # noqa: PTH100 - without ".."
+    kept["data"] = [str(Path(path).absolute()) for path in given["data"] or ()]
     if Path(given["validation"]).exists():
         kept["validation"] = str(Path(given["validation"]).absolute())
     for name in ("images", "masks", "init"):
@@ -124,7 +124,8 @@ def resumed(context: typer.Context) -> Options:
 def run_folders(given: Mapping[str, Any]) -> list[Path]:
     """Return the run folders of the folds of an output that there are."""
     output = Path(given["output"])
-    return sorted(output.parent.glob(f"{glob.escape(output.stem)}.fold*.run"))
+    found = output.parent.glob(f"{glob.escape(output.stem)}.fold*.run")
+    return sorted(folder for folder in found if folder.stem.removeprefix(f"{output.stem}.fold").isdecimal())
 
 
 def resume_command(given: Mapping[str, Any]) -> str:

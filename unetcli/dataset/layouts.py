@@ -100,7 +100,7 @@ def _annotated_frames(frames: Folder, truth: Folder) -> Group:
 
 
 def folder_per_image(listing: Listing) -> Arrangement | None:
-    """``ID/images/ID.png`` + ``ID/masks/*.png``, one object per file."""
+    """``ID/images/ID.png`` + ``ID/masks/*.png``, one object per file; a mask where all images have a single file."""
     by_path = {folder.path: folder for folder in listing.folders}
     groups = []
     merged = False
@@ -117,13 +117,16 @@ def folder_per_image(listing: Listing) -> Arrangement | None:
             for object_file in by_path[below].files
         ]
         merged |= bool(objects) and [path.stem for path in objects] != [file.stem]
-        masks = (Entry(file.stem, tuple(objects), objects=True),) if objects else ()
+        masks = (Entry(file.stem, tuple(objects)),) if objects else ()
         optional = TEST_WITHOUT_MASKS if folder.split == "test" and not masks else None
         groups.append(Group((Entry(file.stem, (file.path,), optional=optional),), masks, folder.split))
     if not merged:
         return None
+    if all(len(mask.files) == 1 for group in groups for mask in group.masks):
+        return Arrangement("one folder per image", listing.root, tuple(groups), "name of the folder")
+    apart = tuple(replace(group, masks=tuple(mask._replace(objects=True) for mask in group.masks)) for group in groups)
     return Arrangement(
-        "one folder per image, one file per object", listing.root, tuple(groups), "name of the folder", task="instances"
+        "one folder per image, one file per object", listing.root, apart, "name of the folder", task="instances"
     )
 
 

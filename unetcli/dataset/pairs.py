@@ -271,7 +271,7 @@ def _two_folders(images: Path, masks: Path) -> Arrangement:
 def _alike(images: Listing, masks: Listing) -> tuple[Group, ...]:
     """Return the groups and splits of a folder of images where that of the masks has the same, else one group of all.
 
-    Images to test need no masks.
+    Masks beside each other may be those of images in sub-folders.
     """
     sides: list[dict[tuple[tuple[str, ...], str | None], list[Path]]] = [{}, {}]
     for side, listing in zip(sides, (images, masks), strict=True):
@@ -279,7 +279,8 @@ def _alike(images: Listing, masks: Listing) -> tuple[Group, ...]:
             if folder.files:
                 side.setdefault((folder.group, folder.split), []).extend(file.path for file in folder.files)
     lonely = sides[0].keys() - sides[1].keys()
-    if not sides[1].keys() <= sides[0].keys() or any(split != "test" for _, split in lonely):
+    flat = ((), None) in sides[1] and any(split != "test" for _, split in lonely)
+    if flat or not sides[1].keys() <= sides[0].keys():
         everything = [file.path for file in images.files], [file.path for file in masks.files]
         return (group_of(*everything, None),)
     return tuple(group_of(files, sides[1].get(place, ()), place[1]) for place, files in sides[0].items())

@@ -229,7 +229,7 @@ def survey(
                 classes=classes,
                 declared=pairing.declared,
                 usual=pairing.task,
-                objects=any(pair.objects and len(pair.masks) > 1 for pair in pairing.pairs),
+                objects=any(pair.objects for pair in pairing.pairs),
             )
         except Problems as error:
             problems += error.problems

@@ -114,7 +114,7 @@ def _coding_of(records: Sequence[Record], model: LabelCoding, ignore: int | str 
     alike = all(mask.kind == model.kind and _colors_agree(mask, model) for mask in masks)
     if model.task == "semantic" and alike and found <= set(model.values) and ignored == model.ignore:
         return model
-    objects = any(record.pair.objects and len(record.pair.masks) > 1 for record in records)
+    objects = any(record.pair.objects for record in records)
     coding = detect_coding(masks, model.task, ignore=ignore, objects=objects)
     read = coding if model.task == "instances" else _in_order_of(model, coding)
     if read is None:

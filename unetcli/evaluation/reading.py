@@ -145,7 +145,8 @@ def _check(name: str, prediction: Path, truth: Path, image: Path | None, pages: 
     size = there.pixel_size or said.pixel_size
     if size is None and image is not None:
         with contextlib.suppress(UnetError):  # it is not scored
-            size = header_of(image).pixel_size
+            info = header_of(image)
+            size = info.pixel_size if (info.height, info.width) == (there.height, there.width) else None
     return FilePair(name, prediction, truth, image, predicted, wanted, size)
 
 

@@ -106,6 +106,8 @@ def _why_no_kernel(number: int) -> str | None:
     try:
         torch.ones(1, device=f"cuda:{number}").add_(1).item()
     except RuntimeError as error:
+        if "out of memory" in str(error).lower():  # it does, but for others at the moment
+            return None
         return f"{torch.cuda.get_device_name(number)}: {str(error).splitlines()[0]}"
     return None
 
