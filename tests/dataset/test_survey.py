@@ -149,6 +149,36 @@ def test_a_mask_in_a_folder_of_its_own_is_like_any_other(tmp_path: Path, values:
     np.testing.assert_array_equal(found.coding.encode(load_pair(found.pairs[1], found.coding)[2]), drawn[1])
 
 
+@pytest.mark.parametrize("damage", ["size", "strip"])
+def test_pages_that_are_not_selected_may_be_unlike_or_damaged(tmp_path: Path, damage: str) -> None:
+    pages = np.stack([image(0) + number for number in range(4)])
+    for name, stack in (("train-volume.tif", pages), ("train-labels.tif", np.stack([mask(1)] * 4))):
+        with tifffile.TiffWriter(tmp_path / name) as writer:
+            for number, pixels in enumerate(stack):
+                cut = pixels[:-2] if damage == "size" and number == 3 else pixels
+                writer.write(cut, photometric="minisblack", metadata=None, compression="zlib")
+    if damage == "strip":
+        path = tmp_path / "train-volume.tif"
+        with tifffile.TiffFile(path) as tiff:
+            at = tiff.pages[3].dataoffsets[0]
+        content = bytearray(path.read_bytes())
+        content[at : at + 8] = bytes(8)
+        path.write_bytes(content)
+    files = [tmp_path / "train-volume.tif", tmp_path / "train-labels.tif"]
+    with pytest.raises(InputError):
+        surveyed(files).check()
+    found = surveyed(files, pages=range(1, 3))
+    found.check()
+    assert [pair.page for pair in found.pairs] == [1, 2]
+    loading._stack_range.cache_clear()
+    samples = SampleCache(found.pairs, found.coding)
+    with pytest.warns(UnetWarning, match="the selected pages alone decide"):
+        first = samples[0]
+    np.testing.assert_array_equal(first.image[..., 0], pages[1])
+    assert first.intensity == intensity_range([page[..., None] for page in pages[1:3]])
+    np.testing.assert_array_equal(samples[1].labels, mask(1) > 0)
+
+
 def test_a_long_stack_is_not_opened_for_every_page_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = np.stack([image(0) + number for number in range(20)])
     tifffile.imwrite(tmp_path / "train-volume.tif", pages, photometric="minisblack", compression="zlib")

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.dataset.arrangement import stem_of
-from unetcli.dataset.loading import files_at_once, merge_objects, open_mask, size_mismatch, stack_channels
+from unetcli.dataset.loading import files_at_once, merge_objects, open_mask, open_pages, size_mismatch, stack_channels
 from unetcli.dataset.maskvalues import MaskValues, count_values
 from unetcli.dataset.names import natural_key
 from unetcli.dataset.pairs import Pair
 from unetcli.errors import InputError, Problems, UnetError, UnetWarning, UsageError, warn
-from unetcli.images import Image, ImageInfo, open_image
+from unetcli.images import Image, ImageInfo
 from unetcli.images.threads import compute_threads
 from unetcli.images.volumes import OpenVolumes
 
@@ -173,10 +173,11 @@ def _select_pages(pair: Pair, axes: str | None, pages: range | None, volumes: Op
     UsageError : pages that the file does not have.
     """
     counts = []
+    only = pages if pair.page is None else None
     for path in pair.images:
-        with volumes.open(open_image, path, axes) as image:
+        with volumes.open(open_pages, path, axes, only) as image:
             counts.append(image.info.pages)
-    with volumes.open(open_mask, pair.masks[0], "indices", axes) as mask:
+    with volumes.open(open_mask, pair.masks[0], "indices", axes, only) as mask:
         mask_pages = mask.info.pages
     count = counts[0]
     if len(set(counts)) > 1:
@@ -206,7 +207,9 @@ def _select_pages(pair: Pair, axes: str | None, pages: range | None, volumes: Op
     if count == 1:
         return [replace(pair, page=0)]
     extension = pair.images[0].name[len(stem_of(pair.images[0])) :]
-    return [replace(pair, page=page, name=f"{pair.name}{extension}[{page}]") for page in pages or range(count)]
+    return [
+        replace(pair, page=page, name=f"{pair.name}{extension}[{page}]", only=only) for page in pages or range(count)
+    ]
 
 
 def _parts(pages: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
@@ -223,10 +226,10 @@ def _decode_all(pairs: Sequence[Pair], axes: str | None, volumes: OpenVolumes) -
     """
     first = pairs[0]
     with ExitStack() as stack:
-        images = [stack.enter_context(volumes.open(open_image, path, axes)) for path in first.images]
+        images = [stack.enter_context(volumes.open(open_pages, path, axes, first.only)) for path in first.images]
         mask = None
         if not first.objects:
-            mask = stack.enter_context(volumes.open(open_mask, first.masks[0], "indices", axes))
+            mask = stack.enter_context(volumes.open(open_mask, first.masks[0], "indices", axes, first.only))
             check_orientation(images[0].info, mask.info)
         return [_decode(pair, images, mask) for pair in pairs]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unetcli.dataset.labels import LabelCoding
 from unetcli.dataset.pairs import Pair
-from unetcli.errors import InputError, told_before
+from unetcli.errors import InputError, told_before, warn
 from unetcli.images import Image, ImageInfo, IntensityRange, intensity_range, open_image
 from unetcli.images.axes import CHANNEL_AXES, check_axes
 from unetcli.images.volumes import OpenVolumes
@@ -35,8 +35,8 @@ def load_pair(
     ------
     InputError : a file cannot be read, or changed since it was surveyed.
     """
+    image, intensity = read_image(pair, axes, apart, volumes)
     with told_before():
-        image, intensity = read_image(pair, axes, apart, volumes)
         raw, _ = read_mask(pair, coding.opened_as, axes, volumes)
     labels = coding.decode(raw, pair.masks[0])
     if labels.shape != image.shape[:2]:
@@ -68,12 +68,11 @@ def read_image(
     """
     pixels, ranges = [], []
     for path in pair.images:
-        with volumes.open(open_image, path, axes) as image:
+        with told_before(), volumes.open(open_pages, path, axes, pair.only) as image:
             pixels.append(image.page(pair.page or 0)[:])
-            if image.info.pages == 1:
-                ranges.append(intensity_range(image))
-            else:
-                ranges.append(_stack_range(path, axes, apart.get(path, frozenset()), path.stat().st_mtime_ns))
+            alone = intensity_range(image) if image.info.pages == 1 else None
+        held = apart.get(path, frozenset())
+        ranges.append(alone or _stack_range(path, axes, held, pair.only, path.stat().st_mtime_ns))
     total = ranges[0]
     for more in ranges[1:]:
         total = total + more
@@ -81,10 +80,27 @@ def read_image(
 
 
 @lru_cache(maxsize=1024)
-def _stack_range(path: Path, axes: str | None, apart: frozenset[int], changed: int) -> IntensityRange:
-    """Return the range of a file of several pages, which is wanted once per page."""
-    with open_image(path, axes) as image:
-        return intensity_range(image, without=apart)
+def _stack_range(
+    path: Path, axes: str | None, apart: frozenset[int], only: range | None, changed: int
+) -> IntensityRange:
+    """Return the range of a file of several pages, which is wanted once per page.
+
+    Where some that are not used differ in size, or are damaged, those that are decide, with a warning.
+    """
+    try:
+        with told_before(), open_pages(path, axes) as image:
+            return intensity_range(image, without=apart)
+    except InputError as error:
+        if only is None:
+            raise
+        warn(f"{error.message}: the selected pages alone decide how bright is bright", path=error.path)
+    with told_before(), open_pages(path, axes, only) as image:
+        return intensity_range(image, without=apart | (set(range(image.info.pages)) - set(only)))
+
+
+def open_pages(path: Path, axes: str | None = None, only: range | None = None) -> Image:
+    """Return an open image, of which `only` some pages will be read."""
+    return open_image(path, axes, only=only)
 
 
 def stack_channels(pixels: list[NDArray[Any]], pair: Pair) -> NDArray[Any]:
@@ -102,13 +118,13 @@ def stack_channels(pixels: list[NDArray[Any]], pair: Pair) -> NDArray[Any]:
     return np.concatenate(pixels, axis=2)
 
 
-def open_mask(path: Path, opened_as: str = "indices", axes: str | None = None) -> Image:
+def open_mask(path: Path, opened_as: str = "indices", axes: str | None = None, only: range | None = None) -> Image:
     """Return an open mask; `axes` of the images are its own, without channels, where it has as many."""
-    mask = open_image(path, palette=opened_as)
+    mask = open_image(path, palette=opened_as, only=only)
     letters = "".join(letter for letter in check_axes(axes) if letter not in CHANNEL_AXES) if axes else ""
     if len(letters) == len(mask.info.file_shape) and letters != mask.info.axes:
         mask.close()
-        return open_image(path, letters, opened_as)
+        return open_image(path, letters, opened_as, only=only)
     return mask
 
 
@@ -118,7 +134,7 @@ def read_mask(
     """Return a page of a mask (H, W, C) and its header; the ids (H, W) of objects where each has a file of its own."""
     if pair.objects:
         return merge_objects(pair.masks), None
-    with volumes.open(open_mask, pair.masks[0], opened_as, axes) as mask:
+    with volumes.open(open_mask, pair.masks[0], opened_as, axes, pair.only) as mask:
         page = pair.page if pair.mask_page is None else pair.mask_page
         return mask.page(page or 0)[:], mask.info
 

@@ -30,6 +30,7 @@ class Pair:
     mask_page : the page of the mask; None where it is that of the image.
     split : "train", "validation" or "test", where the data set says; None otherwise.
     objects : whether each file of the mask holds one object, however many there are.
+    only : the pages of its files that are used, where not all are.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Pair:
     mask_page: int | None = None
     split: str | None = None
     objects: bool = False
+    only: range | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def open_image(
     palette: str = "colors",
     *,
     pages: range | None = None,
+    only: range | None = None,
     name: str | None = None,
 ) -> Image:
     """Return the image in a file, of which only the header has been read.
@@ -89,6 +90,7 @@ def open_image(
     palette : "colors" turns palette images into RGB, unless the palette is gray; "indices" keeps the indices, as masks
         need; "mask colors" turns every palette image into RGB, for masks whose colors count.
     pages : the pages to open, counted from 0; the image then has these pages only. All where None.
+    only : pages beside which no others will be read, which need then not be like them; all keep their numbers.
     name : what errors call a stream.
 
     Raises
@@ -105,7 +107,7 @@ def open_image(
         return Image(folder, None, pages)
     file = open_input(source, name)
     try:
-        opened = _open(file, detect_format(file), axes, palette, pages)
+        opened = _open(file, detect_format(file), axes, palette, pages or only)
         if pages is not None:
             _check_pages(pages, opened.info)
         return Image(opened, file, pages)

@@ -50,7 +50,7 @@ class OpenVolumes:
         self.close()
 
     @contextmanager
-    def open(self, opener: Callable[..., Image], path: Path, *said: str | None) -> Iterator[Image]:
+    def open(self, opener: Callable[..., Image], path: Path, *said: str | range | None) -> Iterator[Image]:
         """Lend the image that `opener` makes of a path and of what is `said` of it; a changed file is opened anew."""
         key = (opener, path, *said, _state_of(path))
         if not (_opens_slowly(path) or key in self._stacks):
