@@ -89,6 +89,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(cells, tmp_path):
     assert len(begun) == len(load_state(places[0] / "unet.run").tensors)
 
 
+@pytest.mark.slow
 def test_folds_are_trained_one_after_the_other_by_the_same_processes(cells, tmp_path):
     with started(2, cells, tmp_path, "--epochs", "1", "--batch-size", "4", "--folds", "2") as process:
         assert process.wait(120) == 0, (tmp_path / "log").read_text()

@@ -324,7 +324,11 @@ def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: ra
     chosen = pages if selected is None else [pages[i] for i in selected if i < len(pages)]
     kinds = list(dict.fromkeys(_kind_of(page.keyframe) for page in chosen))
     if len(kinds) > 1:
-        told = ", ".join(f"{'x'.join(map(str, shape))} {words}" for shape, words, _ in kinds[:_FEW_LISTED])
+        alike = len({meaning for _, _, meaning, _ in kinds}) == 1
+        told = ", ".join(
+            f"{'x'.join(map(str, shape))} {dtype}{'' if alike else ' ' + meaning}"
+            for shape, dtype, meaning, _ in kinds[:_FEW_LISTED]
+        )
         more = " ..." if len(kinds) > _FEW_LISTED else ""
         raise InputError(
             f"pages differ: {told}{more}",
@@ -339,11 +343,11 @@ def _pages_alike(tiff: Any, file: InputFile, series: Sequence[Any], selected: ra
     return _Found(tuple(pages), None, layout, "generic", ())
 
 
-def _kind_of(key: Any) -> tuple[tuple[int, ...], str, bytes]:
-    """Return what pages of one stack must have in common: size, type and meaning of their values."""
+def _kind_of(key: Any) -> tuple[tuple[int, ...], str, str, bytes]:
+    """Return what pages of one stack must have in common: size, type, meaning of their values, and colors."""
     colors = b"" if key.colormap is None else np.asarray(key.colormap).tobytes()
     meaning = str(getattr(key.photometric, "name", key.photometric)).lower()
-    return tuple(key.shape), f"{key.dtype} {meaning}", colors
+    return tuple(key.shape), str(key.dtype), meaning, colors
 
 
 class _Quiet(logging.Filter):
