@@ -115,12 +115,7 @@ def evaluate(
         outputs = {"--csv": csv_file, "--report": report, "--overlays": overlays}
         named = [path for path in (prediction, truth, compare, *(models or ())) if path is not None]
         protect_inputs(named, outputs, json_file, dry_run=dry_run)
-        settings: dict[str, Any] = {
-            "task": task,
-            "pages": page_range,
-            "ignore": options.parse_value(ignore),
-            "unit": unit,
-        }
+        settings: dict[str, Any] = {"task": task, "pages": page_range, "ignore": ignore, "unit": unit}
         predictions = tempfile.TemporaryDirectory(prefix="unet-") if models else contextlib.nullcontext("")
         with predictions as folder:
             if models:

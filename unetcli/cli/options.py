@@ -54,20 +54,6 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def parse_value(text: str | None) -> int | str | None:
-    """Return a mask value: a number, or a color as it was written.
-
-    Raises
-    ------
-    UsageError : neither.
-    """
-    if text is None or re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        return text
-    if not re.fullmatch(r"[+-]?\d+", text):
-        raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'")
-    return int(text)
-
-
 def parse_pages(text: str | None) -> range | None:
     """Return the pages of ``A-B`` or ``A``, both ends included.
 

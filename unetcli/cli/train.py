@@ -166,7 +166,6 @@ def train(
             raise UsageError("--resume continues a training, --overwrite begins anew", hint="leave one of them out")
         if not output.name:
             raise UsageError("is no name of a file", path=output, hint="-o unet.safetensors")
-        context.params["ignore"] = options.parse_value(ignore)
         given = resumed(context) if resume else dict(context.params)
         given["commands"] = [*given.get("commands", ()), context.obj]
         page_range = options.parse_pages(given["pages"])

@@ -98,12 +98,8 @@ def show_plan(shown: Console, decided: "Plan", config: "TrainConfig", later: flo
     )
     seconds = decided.estimate_seconds + later
     memory = f"{readable_size(decided.estimate_memory)} of memory"
-    what = (
-        f"this fold will take about {readable_seconds(decided.estimate_seconds)}, with those that follow"
-        if later
-        else ("this will take")
-    )
-    shown.say(f"{what} about {readable_seconds(seconds)} and {memory}")
+    fold = f"this fold will take about {readable_seconds(decided.estimate_seconds)}, with those that follow"
+    shown.say(f"{fold if later else 'this will take'} about {readable_seconds(seconds)} and {memory}")
     if seconds > LONG_ON_CPU and decided.device.kind == "cpu":
         smaller = [f"--features {QUICK_FEATURES}"] if decided.arguments.get("features", 0) > QUICK_FEATURES else []
         shorter = [] if decided.max_seconds else ["--max-time 20m"]

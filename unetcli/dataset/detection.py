@@ -3,6 +3,7 @@
 Background is the value 0, or the lowest where no mask has a 0; among colors black, or the most frequent color.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -118,17 +119,14 @@ def ignored_number(ignore: int | str, masks: Sequence[MaskValues]) -> int:
     """
     in_color = any(mask.kind == "colors" for mask in masks)
     text = str(ignore).strip()
-    named = text.startswith("#")
-    if named and not in_color:
-        raise UsageError(f"--ignore {text} is a color, the masks hold numbers", hint="--ignore 255")
-    lowest, highest = (0, 0xFFFFFF if named else 255) if in_color else (-LARGEST_VALUE, LARGEST_VALUE)
-    try:
-        value = int(text[1:], 16) if named else int(text)
-        if not lowest <= value <= highest:
-            raise ValueError(value)
-    except ValueError as error:
-        raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'") from error
-    return value * 0x010101 if in_color and not named else value
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        if not in_color:
+            raise UsageError(f"--ignore {text} is a color, the masks hold numbers", hint="--ignore 255")
+        return int(text[1:], 16)
+    lowest, highest = (0, 255) if in_color else (-LARGEST_VALUE, LARGEST_VALUE)
+    if not re.fullmatch(r"[+-]?\d+", text) or not lowest <= int(text) <= highest:
+        raise UsageError(f"--ignore {text} is no mask value", hint="--ignore 255, or --ignore '#ff0000'")
+    return int(text) * (0x010101 if in_color else 1)
 
 
 def _ignored_value(ignore: int | str | None, masks: Sequence[MaskValues]) -> int | None:
