@@ -23,6 +23,7 @@ from unetcli.dataset.survey import Survey, survey
 from unetcli.dataset.table import class_rows, summary_rows
 from unetcli.errors import InputError, Problems, UnetWarning, UsageError
 from unetcli.images import intensity_range, open_image
+from unetcli.images.volumes import OpenVolumes
 
 
 @pytest.fixture
@@ -147,6 +148,17 @@ def test_a_mask_in_a_folder_of_its_own_is_like_any_other(tmp_path: Path, values:
     found.check()
     assert (found.coding.task, found.coding.values) == ("semantic", values)
     np.testing.assert_array_equal(found.coding.encode(load_pair(found.pairs[1], found.coding)[2]), drawn[1])
+
+
+def test_an_animation_is_opened_anew_for_every_page(tmp_path: Path) -> None:
+    """Its reader has a place in the file, which threads cannot share."""
+    frames = [Image.fromarray(image(0) + number) for number in range(20)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    volumes = OpenVolumes(2)
+    for _ in range(3):
+        with volumes.open(open_image, tmp_path / "a.gif") as found:
+            assert found.info.pages == 20
+    assert not volumes._volumes
 
 
 @pytest.mark.parametrize("damage", ["size", "strip"])
